@@ -1,0 +1,222 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"pillarbox/objstore"
+)
+
+// accountName says whether a directory of this name can be an account. The
+// parts of a Maildir never are: where somebody keeps a Maildir one level higher
+// than accounts are, links between tmp, new and cur must go on working.
+func accountName(name string) bool {
+	switch name {
+	case "tmp", "new", "cur", "lost+found":
+		return false
+	}
+	return !strings.HasPrefix(name, ".")
+}
+
+// isAccountPlace says whether a new directory parent/name is to be a volume.
+func (c *Client) isAccountPlace(ctx context.Context, parent objstore.Ino, name string) (bool, error) {
+	if c.m.VolumeDepth == 0 || !accountName(name) {
+		return false, nil
+	}
+	depth := 1
+	for dir := parent; dir != objstore.VolumeRoot(objstore.RootVolume); depth++ {
+		a, err := c.GetAttr(ctx, dir)
+		if err != nil {
+			return false, err
+		}
+		if a.Parent == dir || depth > c.m.VolumeDepth {
+			return false, nil
+		}
+		dir = a.Parent
+	}
+	return depth == c.m.VolumeDepth, nil
+}
+
+// mkdirInRoot makes a directory of the root volume, or an account: the volume's
+// id is noted as pending, the volume made, its name entered and the note ended.
+func (c *Client) mkdirInRoot(ctx context.Context, ch objstore.Create, p objstore.Promise) (objstore.Result, error) {
+	account, err := c.isAccountPlace(ctx, ch.Parent, ch.Name)
+	if err != nil {
+		return objstore.Result{}, err
+	}
+	if !account {
+		return c.apply(ctx, ch, p)
+	}
+	parent, err := c.GetAttr(ctx, ch.Parent)
+	if err != nil {
+		return objstore.Result{}, err
+	}
+	if parent.Mode&objstore.ModeSetgid != 0 {
+		ch.Gid = parent.Gid
+		ch.Mode |= objstore.ModeSetgid
+	}
+	res, err := c.apply(ctx, objstore.ReserveVolume{Parent: ch.Parent, Name: ch.Name}, objstore.Committed)
+	if err != nil {
+		return objstore.Result{}, err
+	}
+	vol := res.Attr.Ino.Volume()
+	_, err = c.apply(ctx, objstore.InitVolume{Vol: vol, Parent: ch.Parent, Mode: ch.Mode, Uid: ch.Uid, Gid: ch.Gid}, objstore.Committed)
+	if err == nil {
+		_, err = c.apply(ctx, objstore.AttachVolume{Vol: vol, Parent: ch.Parent, Name: ch.Name}, p)
+	}
+	if err != nil {
+		return objstore.Result{}, errors.Join(err, c.discard(ctx, vol))
+	}
+	a, err := c.GetAttr(ctx, objstore.VolumeRoot(vol))
+	return objstore.Result{Attr: a}, err
+}
+
+// volumeAt returns the volume a name of the root volume leads to, 0 if none.
+func (c *Client) volumeAt(ctx context.Context, dir objstore.Ino, name string) (objstore.VolumeID, error) {
+	e, err := c.osd.Lookup(ctx, c.pg(dir), dir, name)
+	if errors.Is(err, objstore.NotFound) {
+		return 0, nil
+	}
+	return e.Ino.Volume(), err
+}
+
+// rmdirInRoot removes a directory of the root volume, or an empty account.
+func (c *Client) rmdirInRoot(ctx context.Context, ch objstore.Remove, p objstore.Promise) (objstore.Result, error) {
+	vol, err := c.volumeAt(ctx, ch.Parent, ch.Name)
+	if err != nil {
+		return objstore.Result{}, err
+	}
+	return c.replacing(ctx, vol, func(sealed objstore.Ino) (objstore.Result, error) {
+		ch.Sealed = sealed
+		return c.apply(ctx, ch, p)
+	})
+}
+
+// renameInRoot renames within the root volume; what is replaced may be an empty account.
+func (c *Client) renameInRoot(ctx context.Context, ch objstore.Rename, p objstore.Promise) (objstore.Result, error) {
+	if ch.NewParent.Volume() != objstore.RootVolume || ch.Exchange || ch.NoReplace {
+		return c.apply(ctx, ch, p)
+	}
+	from, err := c.osd.Lookup(ctx, c.pg(ch.OldParent), ch.OldParent, ch.OldName)
+	if err != nil {
+		return objstore.Result{}, err
+	}
+	vol, err := c.volumeAt(ctx, ch.NewParent, ch.NewName)
+	if err != nil {
+		return objstore.Result{}, err
+	}
+	if from.Type != objstore.ModeDir || from.Ino == objstore.VolumeRoot(vol) {
+		vol = 0 // fails, or does nothing, without anybody's volume being sealed
+	}
+	return c.replacing(ctx, vol, func(sealed objstore.Ino) (objstore.Result, error) {
+		ch.Sealed = sealed
+		return c.apply(ctx, ch, p)
+	})
+}
+
+// replacing runs a change that takes the name of volume vol away (0: of none):
+// the volume is noted as pending and sealed, which it must be empty for; then
+// the change, then what is left of the volume is dropped.
+func (c *Client) replacing(ctx context.Context, vol objstore.VolumeID, change func(sealed objstore.Ino) (objstore.Result, error)) (objstore.Result, error) {
+	if vol == objstore.RootVolume {
+		return change(0)
+	}
+	if _, err := c.apply(ctx, objstore.PendVolume{Vol: vol}, objstore.Committed); err != nil {
+		return objstore.Result{}, err
+	}
+	_, err := c.apply(ctx, objstore.SealVolume{Vol: vol}, objstore.Committed)
+	var res objstore.Result
+	if err == nil {
+		res, err = change(objstore.VolumeRoot(vol))
+	}
+	if err != nil {
+		return objstore.Result{}, errors.Join(err, c.keep(ctx, vol))
+	}
+	// The name must be gone for good before the volume is.
+	if err := c.Sync(ctx, objstore.RootVolume); err != nil {
+		return objstore.Result{}, err
+	}
+	return res, c.discard(ctx, vol)
+}
+
+// keep undoes the beginning of a removal.
+func (c *Client) keep(ctx context.Context, vol objstore.VolumeID) error {
+	_, err := c.apply(ctx, objstore.SealVolume{Vol: vol, Undo: true}, objstore.Ordered)
+	if err == nil {
+		_, err = c.apply(ctx, objstore.PendVolume{Vol: vol, Done: true}, objstore.Ordered)
+	}
+	if err != nil {
+		return fmt.Errorf("keep volume %d: %w", vol, err)
+	}
+	return nil
+}
+
+// discard drops a volume without a name and ends the note about it.
+func (c *Client) discard(ctx context.Context, vol objstore.VolumeID) error {
+	_, err := c.apply(ctx, objstore.SealVolume{Vol: vol}, objstore.Committed)
+	for more := err == nil; more; {
+		var res objstore.Result
+		res, err = c.apply(ctx, objstore.DropVolume{Vol: vol}, objstore.Committed)
+		more = err == nil && res.Orphan != 0
+	}
+	if err != nil && !errors.Is(err, objstore.NotFound) && !errors.Is(err, objstore.Stale) { // those: it was never made
+		return fmt.Errorf("drop volume %d: %w", vol, err)
+	}
+	if _, err := c.apply(ctx, objstore.PendVolume{Vol: vol, Done: true}, objstore.Ordered); err != nil {
+		return fmt.Errorf("drop volume %d: %w", vol, err)
+	}
+	return nil
+}
+
+// settlePending ends what a crash interrupted: a pending volume that has a name
+// stays, one that has none goes.
+func (c *Client) settlePending(ctx context.Context) error {
+	root := objstore.VolumeRoot(objstore.RootVolume)
+	pending, err := c.osd.Pending(ctx, c.pg(root))
+	if err != nil || len(pending) == 0 {
+		return err
+	}
+	named := make(map[objstore.VolumeID]bool)
+	if err := c.walkRoot(ctx, root, named); err != nil {
+		return err
+	}
+	for _, vol := range pending {
+		if named[vol] {
+			err = c.keep(ctx, vol)
+		} else {
+			err = c.discard(ctx, vol)
+		}
+		if err != nil {
+			return err
+		}
+		c.log.Info("settled an account that a crash left unfinished", "volume", vol, "kept", named[vol])
+	}
+	return nil
+}
+
+// walkRoot notes every volume that a directory of the root volume leads to.
+func (c *Client) walkRoot(ctx context.Context, dir objstore.Ino, named map[objstore.VolumeID]bool) error {
+	const page = 1000
+	var after uint64
+	for {
+		entries, err := c.ReadDir(ctx, dir, after, page, false)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			after = e.Cookie
+			if e.Ino.Volume() != objstore.RootVolume {
+				named[e.Ino.Volume()] = true
+			} else if e.Type == objstore.ModeDir {
+				if err := c.walkRoot(ctx, e.Ino, named); err != nil {
+					return err
+				}
+			}
+		}
+		if len(entries) < page {
+			return nil
+		}
+	}
+}

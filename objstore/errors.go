@@ -1,0 +1,44 @@
+package objstore
+
+// Kind classifies a failure. It is what crosses package and wire borders:
+// fusefs maps it to an errno and the S3 gateway to a code, both with errors.Is,
+// never by an error's text. Wrap a Kind with fmt.Errorf("doing what: %w", kind).
+type Kind uint8
+
+// The kinds of failure, each with the errno that a mount answers.
+const (
+	NotFound     Kind = iota + 1 // ENOENT: no such name or inode
+	Exist                        // EEXIST: the name is taken
+	NotDir                       // ENOTDIR
+	IsDir                        // EISDIR
+	NotEmpty                     // ENOTEMPTY
+	CrossVolume                  // EXDEV: link or rename across volumes
+	NoSpace                      // ENOSPC: the store is full; nothing was changed
+	Quota                        // EDQUOT
+	Stale                        // ESTALE: the inode was removed for good
+	NameTooLong                  // ENAMETOOLONG
+	Invalid                      // EINVAL: an argument that can never work
+	NoAttr                       // ENODATA: no such extended attribute
+	TooManyLinks                 // EMLINK
+	TooBig                       // EFBIG or, for an attribute, E2BIG
+	NotPermitted                 // EPERM
+	Corrupt                      // EIO: a checksum does not match; never served as data
+	Unavailable                  // EIO: the store cannot be reached or is shutting down
+	Unsupported                  // EOPNOTSUPP
+	Fenced                       // EIO: the session has ended; its changes are refused
+)
+
+var kindText = [...]string{
+	NotFound: "not found", Exist: "already exists", NotDir: "not a directory", IsDir: "is a directory",
+	NotEmpty: "directory not empty", CrossVolume: "crosses volumes", NoSpace: "no space left", Quota: "quota exceeded",
+	Stale: "stale inode", NameTooLong: "name too long", Invalid: "invalid argument", NoAttr: "no such attribute",
+	TooManyLinks: "too many links", TooBig: "too big", NotPermitted: "not permitted", Corrupt: "corrupt data",
+	Unavailable: "store unavailable", Unsupported: "not supported", Fenced: "session fenced",
+}
+
+func (k Kind) Error() string {
+	if int(k) < len(kindText) && kindText[k] != "" {
+		return kindText[k]
+	}
+	return "unknown failure"
+}

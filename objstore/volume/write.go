@@ -1,0 +1,204 @@
+package volume
+
+import (
+	"pillarbox/objstore"
+)
+
+func (t *tx) write(c objstore.Write) (res objstore.Result, err error) {
+	if err = checkWrite(c); err != nil {
+		return res, err
+	}
+	in, err := t.live(c.Ino)
+	if err != nil {
+		return res, err
+	}
+	if in.Mode&objstore.ModeType != objstore.ModeRegular {
+		return res, objstore.Invalid
+	}
+	in.Size = max(in.Size, c.Size)
+	for i := 0; i < len(c.Extents); {
+		j := i
+		region := regionOf(c.Extents[i].Off)
+		for j < len(c.Extents) && regionOf(c.Extents[j].Off) == region {
+			// Bytes behind the end would show when the file grows.
+			if e := &c.Extents[j]; e.Kind != objstore.Hole && e.End() > in.Size {
+				return res, objstore.Invalid
+			}
+			j++
+		}
+		if err = t.writeRegion(in, region, c.Extents[i:j]); err != nil {
+			return res, err
+		}
+		i = j
+	}
+	in.Mtime, in.Ctime = c.Mtime, c.Mtime
+	in.dirty = true
+	return objstore.Result{Attr: in.Attr}, nil
+}
+
+// checkWrite makes the checks that need no look at the file.
+func checkWrite(c objstore.Write) error {
+	if c.Size > objstore.MaxFileSize {
+		return objstore.TooBig
+	}
+	end := uint64(0)
+	for i := range c.Extents {
+		e := &c.Extents[i]
+		if e.Off >= maxMapped {
+			return objstore.TooBig
+		}
+		if e.Len == 0 || e.Off < end || crosses(e) || !validExtent(c.Ino, e) {
+			return objstore.Invalid
+		}
+		end = e.End()
+	}
+	return nil
+}
+
+func validExtent(ino objstore.Ino, e *objstore.Extent) bool {
+	switch e.Kind {
+	case objstore.Hole:
+		return true
+	case objstore.Inline:
+		return int(e.Len) == len(e.Data) && e.Len <= objstore.InlineMax
+	case objstore.Resident:
+		return int(e.Len) == len(e.Data) && e.Len <= objstore.ResidentMax && e.ChunkOff == 0
+	case objstore.Pooled:
+		return e.Chunk.Ino == ino && !e.Chunk.Resident() && uint64(e.Chunk.Index) == e.Off/objstore.ChunkSize &&
+			uint64(e.ChunkOff)+uint64(e.Len) <= objstore.ChunkSize
+	}
+	return false
+}
+
+// writeRegion puts extents, all of one region, over what is there. Invalid when
+// the region would hold too many inline bytes.
+func (t *tx) writeRegion(in *inode, region uint32, ext []objstore.Extent) error {
+	put := make([]objstore.Extent, len(ext))
+	for i, e := range ext {
+		switch e.Kind {
+		case objstore.Resident:
+			e.Chunk = objstore.ChunkID{
+				Ino:     in.Ino,
+				Index:   uint32(e.Off / objstore.ChunkSize),
+				Version: objstore.ResidentVersion | t.number(),
+			}
+			t.put(appendChunkKey(t.grab(bodyKeyLen), kBody, e.Chunk), e.Data)
+			e.Data = nil
+		case objstore.Inline:
+			e.Chunk, e.ChunkOff = objstore.ChunkID{}, 0
+		default:
+			e.Data = nil
+		}
+		if e.Kind == objstore.Pooled {
+			// A chunk once given up may be gone from the pool already.
+			val, err := t.v.Get(appendChunkKey(t.scratch[:0], kFreed, e.Chunk))
+			if err != nil {
+				return err
+			}
+			if val != nil {
+				return objstore.Invalid
+			}
+		}
+		put[i] = e
+	}
+	old, err := t.region(in, region)
+	if err != nil {
+		return err
+	}
+	now := overlay(old, put)
+	if inlineBytes(now) > objstore.InlineMax {
+		return objstore.Invalid
+	}
+	if region == 0 {
+		t.replaceFirst(in, old, now)
+	} else {
+		t.replaceRegion(in, region, old, now)
+	}
+	return nil
+}
+
+func (t *tx) region(in *inode, region uint32) ([]objstore.Extent, error) {
+	if region == 0 {
+		return in.extents()
+	}
+	key := appendRegionKey(t.scratch[:0], in.Ino, region)
+	val, err := t.v.Get(key)
+	if err != nil || val == nil {
+		return nil, err
+	}
+	return decodeRegion(key, val)
+}
+
+// decodeRegion reads the record of a region >= 1.
+func decodeRegion(key, val []byte) ([]objstore.Extent, error) {
+	ino, ok := keyIno(key)
+	if !ok || len(key) != inoKeyLen+4 || len(val) == 0 || val[0] != recordV1 {
+		return nil, corrupt(key, "bad region record")
+	}
+	region := keyRegion(key)
+	ext, err := decodeExtents(ino, region, val[1:])
+	if err != nil || region == 0 || len(ext) == 0 {
+		return nil, corrupt(key, "bad extents")
+	}
+	return ext, nil
+}
+
+// eachRegion calls fn for the records of regions >= 1 whose keys are behind
+// after. What it hands over is good during the call only.
+func (t *tx) eachRegion(ino objstore.Ino, after []byte, fn func(region uint32, key []byte, ext []objstore.Extent) bool) error {
+	var bad error
+	err := t.v.Scan(appendInoKey(t.scratch[:0], kRegion, ino), after, func(key, val []byte) bool {
+		ext, err := decodeRegion(key, val)
+		if err != nil {
+			bad = err
+			return false
+		}
+		return fn(keyRegion(key), key, ext)
+	})
+	if err == nil {
+		err = bad
+	}
+	return err
+}
+
+// replaceFirst changes the extents of region 0, which the inode record holds.
+func (t *tx) replaceFirst(in *inode, old, now []objstore.Extent) {
+	t.account(in, old, now)
+	in.setExtents(now)
+	in.dirty = true
+}
+
+// replaceRegion changes the extents of a later region.
+func (t *tx) replaceRegion(in *inode, region uint32, old, now []objstore.Extent) {
+	t.account(in, old, now)
+	key := appendRegionKey(t.grab(inoKeyLen+4), in.Ino, region)
+	if len(now) == 0 {
+		t.del(key)
+		return
+	}
+	b := append(t.grab(1+extentsMaxLen(now)), recordV1)
+	t.put(key, t.giveBack(appendExtents(b, region, now)))
+}
+
+// account keeps the block counts and gives up the chunks that no extent needs
+// any more: bodies at once, chunks of the pool by a note. It returns their number.
+func (t *tx) account(in *inode, old, now []objstore.Extent) int {
+	was, is := blocksOf(old), blocksOf(now)
+	if was != is {
+		// Unsigned arithmetic wraps, and back again.
+		in.Blocks += is - was
+		t.vol.bytes += (is - was) * blockSize
+		t.volDirty = true
+		in.dirty = true
+	}
+	n := 0
+	freed(old, now, func(id objstore.ChunkID) {
+		n++
+		if id.Resident() {
+			t.del(appendChunkKey(t.grab(bodyKeyLen), kBody, id))
+		} else {
+			t.put(appendChunkKey(t.grab(bodyKeyLen), kFreed, id), marker[:])
+		}
+	})
+	return n
+}

@@ -1,0 +1,215 @@
+package osd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"pillarbox/objstore"
+	"pillarbox/objstore/volume"
+	"pillarbox/osd/chunkstore"
+)
+
+// chunkTable is what the database does not know yet of pooled chunks.
+type chunkTable struct {
+	// moving is held shared while a chunk goes into a segment and the table, so
+	// that a flush, which takes it alone, sees both or neither.
+	moving sync.RWMutex
+
+	mu      sync.RWMutex
+	recent  map[objstore.ChunkID]chunkstore.Loc    // stored since the last flush
+	dropped map[objstore.ChunkID]chunkstore.Loc    // removed since the last flush
+	writing [2]map[objstore.ChunkID]chunkstore.Loc // recent and dropped of the flush under way
+	base    snapshot
+}
+
+func (t *chunkTable) init() {
+	t.recent = make(map[objstore.ChunkID]chunkstore.Loc)
+	t.dropped = make(map[objstore.ChunkID]chunkstore.Loc)
+}
+
+// locate finds a pooled chunk. NotFound.
+func (t *chunkTable) locate(id objstore.ChunkID) (chunkstore.Loc, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.locateLocked(id)
+}
+
+func (t *chunkTable) locateLocked(id objstore.ChunkID) (chunkstore.Loc, error) {
+	if _, gone := t.dropped[id]; gone {
+		return chunkstore.Loc{}, fmt.Errorf("chunk %v was removed: %w", id, objstore.NotFound)
+	}
+	if loc, ok := t.recent[id]; ok {
+		return loc, nil
+	}
+	if _, gone := t.writing[1][id]; gone {
+		return chunkstore.Loc{}, fmt.Errorf("chunk %v was removed: %w", id, objstore.NotFound)
+	}
+	if loc, ok := t.writing[0][id]; ok {
+		return loc, nil
+	}
+	loc, ok, err := t.base.locate(id)
+	if err == nil && !ok {
+		err = fmt.Errorf("chunk %v: %w", id, objstore.NotFound)
+	}
+	return loc, err
+}
+
+// drop forgets chunks; unknown ones are passed over.
+func (t *chunkTable) drop(ids []objstore.ChunkID) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, id := range ids {
+		loc, err := t.locateLocked(id)
+		if errors.Is(err, objstore.NotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		t.dropped[id] = loc
+		delete(t.recent, id)
+	}
+	return nil
+}
+
+// PutChunk stores a pooled chunk, durable on return; see objstore.Store.
+func (o *OSD) PutChunk(_ context.Context, id objstore.ChunkID, data []byte) error {
+	if id.Resident() {
+		return fmt.Errorf("put chunk %v, a resident one: %w", id, objstore.Invalid)
+	}
+	if err := o.full.check(); err != nil {
+		return err
+	}
+	if err := o.storeChunk(id, data); err != nil {
+		return err
+	}
+	return o.chunks.Sync(chunkstore.Pooled)
+}
+
+func (o *OSD) storeChunk(id objstore.ChunkID, data []byte) error {
+	t := &o.table
+	t.moving.RLock()
+	defer t.moving.RUnlock()
+	loc, err := o.chunks.Append(chunkstore.Pooled, id, data)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.recent[id] = loc
+	delete(t.dropped, id)
+	return nil
+}
+
+// ReadChunk fills p from a chunk; pg is the placement group of the chunk's
+// volume. Stale when the chunk is no longer there, Corrupt when its checksum
+// does not match.
+func (o *OSD) ReadChunk(_ context.Context, pg uint32, id objstore.ChunkID, off uint32, p []byte) error {
+	find := func() (chunkstore.Loc, error) { return o.table.locate(id) }
+	if id.Resident() {
+		g, err := o.group(pg)
+		if err != nil {
+			return err
+		}
+		body, loc, err := g.locateBody(id)
+		if err != nil {
+			return err
+		}
+		if body != nil {
+			if uint64(off)+uint64(len(p)) > uint64(len(body)) {
+				return fmt.Errorf("read %d bytes at %d of chunk %v, which has %d: %w", len(p), off, id, len(body), objstore.Invalid)
+			}
+			copy(p, body[off:])
+			return nil
+		}
+		find = func() (chunkstore.Loc, error) { return loc, nil }
+	}
+	loc, err := find()
+	if err != nil {
+		return stale(err)
+	}
+	err = o.chunks.Read(loc, id, off, p)
+	if !errors.Is(err, objstore.Corrupt) {
+		return err
+	}
+	// A chunk freed while it was read is no damage.
+	if o.chunkGone(pg, id) {
+		return fmt.Errorf("chunk %v was removed: %w", id, objstore.Stale)
+	}
+	o.log.Error("damaged chunk", "chunk", id.String(), "err", err)
+	return err
+}
+
+func stale(err error) error {
+	if errors.Is(err, objstore.NotFound) {
+		return fmt.Errorf("%w: %w", objstore.Stale, err)
+	}
+	return err
+}
+
+func (o *OSD) chunkGone(pg uint32, id objstore.ChunkID) bool {
+	var err error
+	if id.Resident() {
+		_, _, err = o.groups[pg].locateBody(id)
+	} else {
+		_, err = o.table.locate(id)
+	}
+	return errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale)
+}
+
+// locateBody finds a resident chunk: its bytes if they are in memory, else its place. Stale.
+func (g *group) locateBody(id objstore.ChunkID) ([]byte, chunkstore.Loc, error) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.st.locateBody(id)
+}
+
+func (s *state) locateBody(id objstore.ChunkID) ([]byte, chunkstore.Loc, error) {
+	key := string(volume.BodyKey(id))
+	for _, l := range []*layer{s.active, s.frozen} {
+		if l == nil {
+			continue
+		}
+		if v, ok := l.keys.Get(key); ok {
+			if v == nil {
+				return nil, chunkstore.Loc{}, fmt.Errorf("chunk %v was removed: %w", id, objstore.Stale)
+			}
+			return v, chunkstore.Loc{}, nil
+		}
+	}
+	loc, ok, err := s.base.locate(id)
+	if err == nil && !ok {
+		err = fmt.Errorf("chunk %v: %w", id, objstore.Stale)
+	}
+	return nil, loc, err
+}
+
+// findRecent looks through the segments behind the flush mark. Pooled chunks
+// there are taken in; resident ones are in the log too, so their copies go.
+func (o *OSD) findRecent(m mark) error {
+	o.table.base = o.base
+	err := o.chunks.Scan(chunkstore.Pooled, m.pooled, func(id objstore.ChunkID, loc chunkstore.Loc) error {
+		known, ok, err := o.base.locate(id)
+		if err == nil && (!ok || known != loc) {
+			o.table.recent[id] = loc
+		}
+		return err
+	})
+	if err != nil || o.opt.ReadOnly {
+		return err
+	}
+	var leftover []chunkstore.Loc
+	err = o.chunks.Scan(chunkstore.Resident, m.resident, func(id objstore.ChunkID, loc chunkstore.Loc) error {
+		known, ok, err := o.base.locate(id)
+		if err == nil && (!ok || known != loc) {
+			leftover = append(leftover, loc)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return o.chunks.Free(leftover)
+}

@@ -1,0 +1,126 @@
+package osd
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"pillarbox/objstore"
+	"pillarbox/osd/chunkstore"
+	"pillarbox/osd/wal"
+)
+
+// Keys of the OSD's badger database, by their first byte.
+const (
+	keyState   = 'S' // group(2) volume key: a volume's state
+	keyGroup   = 'A' // group(2): what of the group's log is in the state
+	keyChunk   = 'C' // chunk id(20): where a chunk lies
+	keyGarbage = 'G' // location(12): a forgotten chunk whose space is not given back yet
+	keyMark    = 'L' // the flush mark
+	keyStore   = 'M' // whose store this is
+)
+
+func stateKey(group uint32, key []byte) []byte {
+	b := make([]byte, 3, 3+len(key))
+	b[0] = keyState
+	binary.BigEndian.PutUint16(b[1:], uint16(group))
+	return append(b, key...)
+}
+
+func groupKey(group uint32) []byte {
+	return binary.BigEndian.AppendUint16([]byte{keyGroup}, uint16(group))
+}
+
+func chunkKey(id objstore.ChunkID) []byte {
+	b := make([]byte, 1, 21)
+	b[0] = keyChunk
+	b = binary.BigEndian.AppendUint64(b, uint64(id.Ino))
+	b = binary.BigEndian.AppendUint32(b, id.Index)
+	return binary.BigEndian.AppendUint64(b, id.Version)
+}
+
+func parseChunkKey(key []byte) (objstore.ChunkID, bool) {
+	if len(key) != 21 || key[0] != keyChunk {
+		return objstore.ChunkID{}, false
+	}
+	return objstore.ChunkID{
+		Ino:     objstore.Ino(binary.BigEndian.Uint64(key[1:])),
+		Index:   binary.BigEndian.Uint32(key[9:]),
+		Version: binary.BigEndian.Uint64(key[13:]),
+	}, true
+}
+
+func encodeLoc(b []byte, l chunkstore.Loc) []byte {
+	b = binary.BigEndian.AppendUint32(b, l.Seg)
+	b = binary.BigEndian.AppendUint32(b, l.Off)
+	return binary.BigEndian.AppendUint32(b, l.Len)
+}
+
+func decodeLoc(b []byte) (chunkstore.Loc, error) {
+	if len(b) != 12 {
+		return chunkstore.Loc{}, fmt.Errorf("chunk location of %d bytes: %w", len(b), objstore.Corrupt)
+	}
+	return chunkstore.Loc{
+		Seg: binary.BigEndian.Uint32(b),
+		Off: binary.BigEndian.Uint32(b[4:]),
+		Len: binary.BigEndian.Uint32(b[8:]),
+	}, nil
+}
+
+func garbageKey(l chunkstore.Loc) []byte { return encodeLoc([]byte{keyGarbage}, l) }
+
+// groupRecord is the value of keyGroup: how far the log is in the state, and
+// what raft must not forget when the log before that is gone.
+type groupRecord struct {
+	applied, appliedTerm uint64
+	term, vote           uint64
+}
+
+func (r groupRecord) encode() []byte {
+	b := []byte{1}
+	for _, v := range []uint64{r.applied, r.appliedTerm, r.term, r.vote} {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	return b
+}
+
+func decodeGroupRecord(b []byte) (r groupRecord, err error) {
+	if len(b) != 33 || b[0] != 1 {
+		return r, fmt.Errorf("group record of %d bytes: %w", len(b), objstore.Corrupt)
+	}
+	for i, p := range []*uint64{&r.applied, &r.appliedTerm, &r.term, &r.vote} {
+		*p = binary.BigEndian.Uint64(b[1+8*i:])
+	}
+	return r, nil
+}
+
+// mark is the value of keyMark: everything before these positions is in the
+// database and the synced segments.
+type mark struct {
+	lsn              wal.LSN
+	resident, pooled chunkstore.Position
+}
+
+func (m mark) encode() []byte {
+	b := binary.BigEndian.AppendUint64([]byte{1}, uint64(m.lsn))
+	for _, v := range []uint32{m.resident.Seg, m.resident.Off, m.pooled.Seg, m.pooled.Off} {
+		b = binary.BigEndian.AppendUint32(b, v)
+	}
+	return b
+}
+
+func decodeMark(b []byte) (m mark, err error) {
+	if len(b) != 25 || b[0] != 1 {
+		return m, fmt.Errorf("flush mark of %d bytes: %w", len(b), objstore.Corrupt)
+	}
+	m.lsn = wal.LSN(binary.BigEndian.Uint64(b[1:]))
+	for i, p := range []*uint32{&m.resident.Seg, &m.resident.Off, &m.pooled.Seg, &m.pooled.Off} {
+		*p = binary.BigEndian.Uint32(b[9+4*i:])
+	}
+	return m, nil
+}
+
+// Records of the write-ahead log.
+const (
+	recEntry     uint8 = 1 // term(8) index(8) raft entry type(1) data
+	recHardState uint8 = 2 // term(8) vote(8)
+)

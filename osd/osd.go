@@ -1,0 +1,451 @@
+// Package osd is one object storage daemon: one disk's share of the store.
+//
+// An OSD keeps replicas of volumes and chunks of file bodies in a directory:
+//
+//	wal/     the write-ahead log all volume groups share (package wal)
+//	chunks/  file bodies in segment files (package chunkstore)
+//	db/      badger: the groups' keys and where each chunk lies
+//
+// A change of a volume goes through its placement group (group.go): worked out
+// by package volume against the group's state, logged through raft, applied to
+// a layer in memory (state.go). A flush (flush.go) writes layers, bodies and
+// chunk locations down in one go and releases the log before them. What a
+// crash leaves is the database of the last flush and the log since then.
+//
+// Goroutines: one syncs the log and tells the groups (sync.go), one flushes
+// (flush.go), one removes chunks nobody names any more (reap.go). Open starts
+// them, Close ends them and waits. A failed write or sync is final: the OSD
+// refuses everything from then on rather than guess what the disk holds.
+package osd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"golang.org/x/sync/errgroup"
+
+	"pillarbox/objstore"
+	"pillarbox/objstore/volume"
+	"pillarbox/osd/chunkstore"
+	"pillarbox/osd/wal"
+)
+
+// Options configure Open.
+type Options struct {
+	Dir      string // the OSD's directory; made if missing
+	ID       int
+	StoreID  string                         // the store this OSD belongs to; refused if the directory is another's
+	Groups   int                            // placement groups of the meta pool
+	GroupOf  func(objstore.VolumeID) uint32 // the placement group of a volume
+	ReadOnly bool                           // for checking: nothing is changed, nothing can be
+	Log      *slog.Logger
+
+	// Reserve is how much of the disk stays free, in bytes: when less is free,
+	// what would grow the store fails with NoSpace. Default: a sixteenth of the
+	// disk, at least 64 MiB, at most 4 GiB.
+	Reserve uint64
+}
+
+// Validate checks the options and fills in defaults.
+func (o *Options) Validate() error {
+	if o.Dir == "" {
+		return errors.New("an OSD needs a directory")
+	}
+	if o.Groups < 1 || o.Groups > 1<<16-1 {
+		return fmt.Errorf("%d placement groups: must be 1 to 65535", o.Groups)
+	}
+	if o.GroupOf == nil {
+		return errors.New("an OSD needs to know the volumes' placement groups")
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return nil
+}
+
+// OSD is an open object storage daemon.
+type OSD struct {
+	opt    Options
+	log    *slog.Logger
+	db     *badger.DB
+	wal    *wal.Log
+	chunks *chunkstore.Store
+	groups []*group
+	table  chunkTable
+
+	base      snapshot // as of the last flush; only flush and Open change it
+	ts        uint64   // badger timestamp of base
+	unflushed atomic.Int64
+	full      fullness
+
+	pendMu  sync.Mutex
+	pending map[*group]struct{}
+
+	syncNow  chan struct{}
+	flushNow chan struct{}
+	reapNow  chan struct{}
+	reap     reaper
+
+	flushMu   sync.Mutex       // one flush at a time
+	garbage   []chunkstore.Loc // forgotten durably, to be punched; flushMu
+	flushErr  error            // sticky; flushMu
+	cancel    context.CancelCauseFunc
+	run       *errgroup.Group
+	closeOnce sync.Once
+	closeErr  error
+	unclean   bool // the last run did not close properly
+}
+
+// raft member ids are never 0.
+func (o *OSD) member() uint64 { return uint64(o.opt.ID) + 1 }
+
+// Open opens an OSD, making it if its directory is empty, and brings back what
+// a crash left in the log. Damage is an error wrapping objstore.Corrupt that
+// names file and offset.
+func Open(ctx context.Context, opt Options) (*OSD, error) {
+	if err := opt.Validate(); err != nil {
+		return nil, err
+	}
+	o := &OSD{
+		opt: opt, log: opt.Log.With("osd", opt.ID), pending: make(map[*group]struct{}),
+		syncNow: make(chan struct{}, 1), flushNow: make(chan struct{}, 1), reapNow: make(chan struct{}, 1),
+	}
+	o.table.init()
+	if err := o.open(); err != nil {
+		o.closeFiles()
+		return nil, fmt.Errorf("open osd.%d: %w", opt.ID, err)
+	}
+	if opt.ReadOnly {
+		return o, nil
+	}
+	runCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	o.cancel = cancel
+	o.run = &errgroup.Group{}
+	o.run.Go(func() error { return o.syncLoop(runCtx) })
+	if err := o.elect(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open osd.%d: %w", opt.ID, err), o.Close())
+	}
+	left, err := o.gather()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open osd.%d: %w", opt.ID, err), o.Close())
+	}
+	o.run.Go(func() error { return o.flushLoop(runCtx) })
+	o.run.Go(func() error { return o.reapLoop(runCtx, left) })
+	return o, nil
+}
+
+func (o *OSD) open() error {
+	if err := o.openDB(); err != nil {
+		return err
+	}
+	var err error
+	o.chunks, err = chunkstore.Open(chunkstore.Options{Dir: filepath.Join(o.opt.Dir, "chunks"), ReadOnly: o.opt.ReadOnly, Log: o.log})
+	if err != nil {
+		return err
+	}
+	o.base = snapshot{txn: o.db.NewTransactionAt(o.ts, false), chunks: o.chunks}
+	if err := o.checkStore(); err != nil {
+		return err
+	}
+	m, err := o.loadMark()
+	if err != nil {
+		return err
+	}
+	if err := o.makeGroups(); err != nil {
+		return err
+	}
+	replayed := 0
+	o.wal, err = wal.Open(wal.Options{Dir: filepath.Join(o.opt.Dir, "wal"), ReadOnly: o.opt.ReadOnly, Log: o.log}, m.lsn,
+		func(_ wal.LSN, r wal.Record) error {
+			replayed++
+			if int(r.Group) >= len(o.groups) {
+				return fmt.Errorf("log record of group %d, the store has %d: %w", r.Group, len(o.groups), objstore.Corrupt)
+			}
+			return o.groups[r.Group].replayRecord(r)
+		})
+	if err != nil {
+		return err
+	}
+	o.unclean = replayed > 0
+	if err := o.findRecent(m); err != nil {
+		return err
+	}
+	if err := o.full.init(o.opt.Dir, o.opt.Reserve); err != nil {
+		return err
+	}
+	if o.opt.ReadOnly {
+		return o.replayInto()
+	}
+	return o.loadGarbage()
+}
+
+// replayInto applies the log to the state without raft, for a read-only look.
+// The only member's log is the truth.
+func (o *OSD) replayInto() error {
+	for _, g := range o.groups {
+		if g.last == g.executed {
+			continue
+		}
+		entries, err := g.storage.Entries(g.executed+1, g.last+1, 1<<62)
+		if err != nil {
+			return fmt.Errorf("group %d: read back the log: %w", g.id, err)
+		}
+		for _, e := range entries {
+			if err := g.execute(e); err != nil {
+				return fmt.Errorf("group %d: %w", g.id, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (o *OSD) openDB() error {
+	dir := filepath.Join(o.opt.Dir, "db")
+	if !o.opt.ReadOnly {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("create database: %w", err)
+		}
+	}
+	opt := badger.DefaultOptions(dir).
+		WithLogger(badgerLogger{o.log}).WithReadOnly(o.opt.ReadOnly).
+		WithSyncWrites(true).WithDetectConflicts(false).WithMetricsEnabled(false).
+		WithMemTableSize(32 << 20).WithNumMemtables(2).WithNumCompactors(2).
+		WithBlockCacheSize(32 << 20).WithIndexCacheSize(16 << 20).
+		WithValueThreshold(1 << 20).WithValueLogFileSize(16 << 20). // values stay in the tree: bodies live in segments
+		WithChecksumVerificationMode(options.OnBlockRead)           // every block read is verified: damage is an error, not an answer
+	db, err := badger.OpenManaged(opt)
+	if err != nil {
+		return fmt.Errorf("open database %s: %w", dir, err)
+	}
+	o.db = db
+	o.ts = db.MaxVersion()
+	return nil
+}
+
+// checkStore makes sure that the directory is this store's, claiming a new one.
+func (o *OSD) checkStore() error {
+	have, err := o.base.get([]byte{keyStore})
+	if err != nil {
+		return err
+	}
+	want := fmt.Sprintf("1 %s osd.%d groups=%d", o.opt.StoreID, o.opt.ID, o.opt.Groups)
+	if have != nil {
+		if o.opt.StoreID != "" && string(have) != want {
+			return fmt.Errorf("%s belongs to another store: it is %q, not %q: %w", o.opt.Dir, have, want, ErrForeign)
+		}
+		return nil
+	}
+	if o.opt.ReadOnly {
+		return fmt.Errorf("%s holds no OSD: %w", o.opt.Dir, objstore.NotFound)
+	}
+	txn := o.db.NewTransactionAt(o.ts, true)
+	defer txn.Discard()
+	if err := txn.Set([]byte{keyStore}, []byte(want)); err != nil {
+		return fmt.Errorf("claim the database: %w", err)
+	}
+	for i := range o.opt.Groups {
+		// Raft wants a first entry that all replicas agree on without having it.
+		rec := groupRecord{applied: 1, appliedTerm: 1, term: 1}
+		if err := txn.Set(groupKey(uint32(i)), rec.encode()); err != nil {
+			return fmt.Errorf("claim the database: %w", err)
+		}
+	}
+	if err := txn.CommitAt(o.ts+1, nil); err != nil {
+		return fmt.Errorf("claim the database: %w", err)
+	}
+	o.advance()
+	return nil
+}
+
+// ErrForeign says that a directory is another store's.
+var ErrForeign = errors.New("not this store's")
+
+// advance moves base to the transaction just committed at ts+1.
+func (o *OSD) advance() {
+	o.ts++
+	o.base.txn = o.db.NewTransactionAt(o.ts, false)
+}
+
+func (o *OSD) loadMark() (mark, error) {
+	v, err := o.base.get([]byte{keyMark})
+	if err != nil || v == nil {
+		return mark{}, err
+	}
+	return decodeMark(v)
+}
+
+func (o *OSD) makeGroups() error {
+	for i := range o.opt.Groups {
+		v, err := o.base.get(groupKey(uint32(i)))
+		if err != nil {
+			return err
+		}
+		rec, err := decodeGroupRecord(v)
+		if err != nil {
+			return fmt.Errorf("group %d: %w", i, err)
+		}
+		g, err := newGroup(o, uint32(i), rec)
+		if err != nil {
+			return err
+		}
+		o.groups = append(o.groups, g)
+	}
+	return nil
+}
+
+// elect starts the groups and waits until each one serves.
+func (o *OSD) elect(ctx context.Context) error {
+	for _, g := range o.groups {
+		if err := g.start(); err != nil {
+			return err
+		}
+	}
+	for _, g := range o.groups {
+		for !g.ready() {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			g.mu.RLock()
+			err := g.err
+			g.mu.RUnlock()
+			if err != nil {
+				return err
+			}
+			o.kickSync()
+			time.Sleep(200 * time.Microsecond) // a start-up of a few rounds of sync
+		}
+	}
+	return nil
+}
+
+// Close flushes, stops and closes everything. A later call returns the same.
+func (o *OSD) Close() error {
+	o.closeOnce.Do(func() {
+		var errs []error
+		if !o.opt.ReadOnly {
+			errs = append(errs, o.flushAll())
+			o.cancel(ErrClosed)
+			errs = append(errs, o.run.Wait())
+			for _, g := range o.groups {
+				g.mu.Lock()
+				g.fail(ErrClosed)
+				g.mu.Unlock()
+			}
+		}
+		o.closeErr = errors.Join(append(errs, o.closeFiles())...)
+	})
+	return o.closeErr
+}
+
+// ErrClosed is the cause of failures after Close.
+var ErrClosed = errors.New("osd closed")
+
+func (o *OSD) closeFiles() error {
+	var errs []error
+	if o.wal != nil {
+		errs = append(errs, o.wal.Close())
+	}
+	if o.chunks != nil {
+		errs = append(errs, o.chunks.Close())
+	}
+	if o.db != nil {
+		errs = append(errs, o.db.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// group finds a placement group.
+func (o *OSD) group(id uint32) (*group, error) {
+	if int(id) >= len(o.groups) {
+		return nil, fmt.Errorf("placement group %d of %d: %w", id, len(o.groups), objstore.Invalid)
+	}
+	return o.groups[id], nil
+}
+
+// Apply makes a change in a placement group; see objstore.Store.
+func (o *OSD) Apply(ctx context.Context, pg uint32, c objstore.Change, p objstore.Promise) (objstore.Result, error) {
+	g, err := o.group(pg)
+	if err != nil {
+		return objstore.Result{}, err
+	}
+	if grows(c) {
+		if err := o.full.check(); err != nil {
+			return objstore.Result{}, err
+		}
+	}
+	g.mu.Lock()
+	if err := g.waitRoom(); err != nil {
+		g.mu.Unlock()
+		return objstore.Result{}, err
+	}
+	index := g.last
+	delta, res, err := volume.Apply(&g.st, c, time.Now().UnixNano())
+	if err == nil && len(delta) > 0 {
+		index, err = g.propose(delta)
+	}
+	g.mu.Unlock()
+	if err != nil {
+		return objstore.Result{}, err
+	}
+	o.afterApply(delta)
+	if p == objstore.Committed {
+		if err := g.wait(ctx, index); err != nil {
+			return objstore.Result{}, err
+		}
+	}
+	return res, nil
+}
+
+// Sync waits until everything a group has logged so far is committed.
+func (o *OSD) Sync(ctx context.Context, pg uint32) error {
+	g, err := o.group(pg)
+	if err != nil {
+		return err
+	}
+	g.mu.RLock()
+	index := g.last
+	g.mu.RUnlock()
+	return g.wait(ctx, index)
+}
+
+// View runs fn on a group's state, which does not change meanwhile. fn must not
+// keep the view.
+func (o *OSD) View(pg uint32, fn func(volume.View) error) error {
+	g, err := o.group(pg)
+	if err != nil {
+		return err
+	}
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.err != nil {
+		return g.err
+	}
+	return fn(&g.st)
+}
+
+// Groups is the number of placement groups.
+func (o *OSD) Groups() int { return len(o.groups) }
+
+// grows says whether a change needs room on the disk that is not given back.
+func grows(c objstore.Change) bool {
+	switch c := c.(type) {
+	case objstore.Create, objstore.Link, objstore.SetXattr, objstore.ReserveVolume, objstore.InitVolume, objstore.AttachVolume:
+		return true
+	case objstore.Write:
+		for _, e := range c.Extents {
+			if e.Kind != objstore.Hole {
+				return true
+			}
+		}
+	}
+	return false
+}

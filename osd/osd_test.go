@@ -1,0 +1,417 @@
+package osd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"pillarbox/objstore"
+)
+
+const testGroups = 4
+
+func testOptions(dir string) Options {
+	return Options{Dir: dir, StoreID: "test", Groups: testGroups, GroupOf: func(v objstore.VolumeID) uint32 { return uint32(v) % testGroups }, Reserve: 1 << 20}
+}
+
+func open(t testing.TB, dir string) *OSD {
+	t.Helper()
+	o, err := Open(t.Context(), testOptions(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.Close() })
+	return o
+}
+
+// crash ends an OSD as kill -9 would: what the kernel has stays, nothing is flushed.
+func crash(t testing.TB, o *OSD) {
+	t.Helper()
+	o.closeOnce.Do(func() {
+		o.cancel(ErrClosed)
+		o.run.Wait()
+		if err := o.closeFiles(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func apply(t testing.TB, o *OSD, c objstore.Change, p objstore.Promise) objstore.Result {
+	t.Helper()
+	res, err := o.Apply(t.Context(), o.opt.GroupOf(c.Volume()), c, p)
+	if err != nil {
+		t.Fatalf("%T: %v", c, err)
+	}
+	return res
+}
+
+func initVolume(t testing.TB, o *OSD, v objstore.VolumeID) objstore.Ino {
+	apply(t, o, objstore.InitVolume{Vol: v, Parent: objstore.VolumeRoot(0), Mode: objstore.ModeDir | 0o755}, objstore.Committed)
+	return objstore.VolumeRoot(v)
+}
+
+func deliver(t testing.TB, o *OSD, dir objstore.Ino, name string, body []byte) objstore.Ino {
+	ino := apply(t, o, objstore.Create{Parent: dir, Name: "tmp." + name, Mode: objstore.ModeRegular | 0o600}, objstore.Ordered).Attr.Ino
+	apply(t, o, objstore.Write{Ino: ino, Size: uint64(len(body)), Mtime: time.Now().UnixNano(), Extents: []objstore.Extent{
+		{Len: uint32(len(body)), Kind: objstore.Resident, Data: body},
+	}}, objstore.Committed)
+	apply(t, o, objstore.Link{Ino: ino, Parent: dir, Name: name}, objstore.Committed)
+	apply(t, o, objstore.Remove{Parent: dir, Name: "tmp." + name}, objstore.Ordered)
+	return ino
+}
+
+func readBody(o *OSD, ino objstore.Ino) ([]byte, error) {
+	ctx := context.Background()
+	pg := o.opt.GroupOf(ino.Volume())
+	a, err := o.GetAttr(ctx, pg, ino)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]byte, a.Size)
+	ext, err := o.Extents(ctx, pg, ino, 0, a.Size)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range ext {
+		dst := out[e.Off:e.End()]
+		if e.Kind == objstore.Inline {
+			copy(dst, e.Data)
+		} else if err := o.ReadChunk(ctx, pg, e.Chunk, e.ChunkOff, dst); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func message(i int) []byte {
+	return bytes.Repeat([]byte(fmt.Sprintf("message %d\n", i)), 1+i*37%4000)
+}
+
+// checkMail fails unless exactly the messages below n are in dir, whole.
+func checkMail(t testing.TB, o *OSD, dir objstore.Ino, n int) {
+	t.Helper()
+	pg := o.opt.GroupOf(dir.Volume())
+	list, err := o.ReadDir(t.Context(), pg, dir, 0, 1<<20, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != n {
+		t.Fatalf("%d entries, want %d", len(list), n)
+	}
+	for i, e := range list {
+		got, err := readBody(o, e.Ino)
+		if err != nil || !bytes.Equal(got, message(i)) || e.Name != fmt.Sprint(i) {
+			t.Fatalf("entry %d, %q: %d bytes, %v", i, e.Name, len(got), err)
+		}
+	}
+	checkClean(t, o)
+}
+
+func checkClean(t testing.TB, o *OSD) {
+	t.Helper()
+	for _, p := range problems(t, o) {
+		t.Errorf("check: %v", p)
+	}
+}
+
+// problems checks the OSD; that these tests give their volumes no names is none.
+func problems(t testing.TB, o *OSD) []CheckProblem {
+	t.Helper()
+	rep, err := o.Check(t.Context(), CheckOptions{Deep: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(rep.Problems, func(p CheckProblem) bool { return p.Kind == VolumeOrphan })
+}
+
+func TestDeliveriesSurviveCrashesAndFlushes(t *testing.T) {
+	dir := t.TempDir()
+	n := 0
+	for round := range 6 {
+		o := open(t, dir)
+		root := initVolume(t, o, 5)
+		checkMail(t, o, root, n)
+		for range 60 {
+			deliver(t, o, root, fmt.Sprint(n), message(n))
+			n++
+			if round%2 == 1 && n%25 == 0 {
+				if err := o.flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		checkMail(t, o, root, n)
+		if round == 3 {
+			if err := o.Close(); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		crash(t, o)
+	}
+	checkMail(t, open(t, dir), objstore.VolumeRoot(5), n)
+}
+
+func TestOrderedChangesSurviveACrash(t *testing.T) {
+	dir := t.TempDir()
+	o := open(t, dir)
+	root := initVolume(t, o, 1)
+	for i := range 100 {
+		name := fmt.Sprint(i)
+		apply(t, o, objstore.Create{Parent: root, Name: name, Mode: objstore.ModeRegular | 0o600}, objstore.Ordered)
+		if i%2 == 0 {
+			apply(t, o, objstore.Rename{OldParent: root, OldName: name, NewParent: root, NewName: name + ":2,S"}, objstore.Ordered)
+		} else {
+			apply(t, o, objstore.Remove{Parent: root, Name: name}, objstore.Ordered)
+		}
+	}
+	crash(t, o)
+	o = open(t, dir)
+	list, err := o.ReadDir(t.Context(), 1, root, 0, 1000, false)
+	if err != nil || len(list) != 50 {
+		t.Fatalf("%d entries, %v", len(list), err)
+	}
+	for i, e := range list {
+		if want := fmt.Sprintf("%d:2,S", 2*i); e.Name != want {
+			t.Fatalf("entry %d is %q, want %q", i, e.Name, want)
+		}
+	}
+}
+
+func TestSpaceComesBack(t *testing.T) {
+	o := open(t, t.TempDir())
+	root := initVolume(t, o, 2)
+	var inos []objstore.Ino
+	for i := range 20 {
+		ino := deliver(t, o, root, fmt.Sprint(i), message(i))
+		big := objstore.ChunkID{Ino: ino, Index: 1, Version: uint64(i + 1)}
+		if err := o.PutChunk(t.Context(), big, make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+		apply(t, o, objstore.Write{Ino: ino, Size: objstore.ChunkSize + 1<<20, Extents: []objstore.Extent{
+			{Off: objstore.ChunkSize, Len: 1 << 20, Kind: objstore.Pooled, Chunk: big},
+		}}, objstore.Committed)
+		inos = append(inos, ino)
+	}
+	if err := o.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range inos {
+		apply(t, o, objstore.Remove{Parent: root, Name: fmt.Sprint(i)}, objstore.Ordered)
+	}
+	apply(t, o, objstore.Purge{Vol: 2, Inos: inos}, objstore.Committed)
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		left := 0
+		if err := o.pooledChunks(func(objstore.ChunkID) { left++ }); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		segs, err := os.ReadDir(filepath.Join(o.opt.Dir, "chunks"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var blocks int64
+		for _, s := range segs {
+			blocks += fileBlocks(t, filepath.Join(o.opt.Dir, "chunks", s.Name()))
+		}
+		if blocks*512 < 64<<10 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d KiB still in use", blocks/2)
+		}
+	}
+	checkClean(t, o)
+}
+
+func TestDamagedBodyIsAnErrorNotMail(t *testing.T) {
+	dir := t.TempDir()
+	o := open(t, dir)
+	root := initVolume(t, o, 3)
+	ino := deliver(t, o, root, "0", message(50))
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	segs, err := filepath.Glob(filepath.Join(dir, "chunks", "*.seg"))
+	if err != nil || len(segs) != 1 {
+		t.Fatal(segs, err)
+	}
+	b, err := os.ReadFile(segs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(b, []byte("message 50"))
+	b[at+3] ^= 1
+	if err := os.WriteFile(segs[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o = open(t, dir)
+	if _, err := readBody(o, ino); !errors.Is(err, objstore.Corrupt) {
+		t.Fatalf("got %v, want Corrupt", err)
+	}
+	if found := problems(t, o); len(found) != 1 || found[0].Kind != ChunkDamaged {
+		t.Fatalf("check found %v", found)
+	}
+}
+
+func TestForeignDirectoryIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir).Close()
+	opt := testOptions(dir)
+	opt.StoreID = "another"
+	if _, err := Open(t.Context(), opt); !errors.Is(err, ErrForeign) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestOrphansOfADeadSessionGo(t *testing.T) {
+	dir := t.TempDir()
+	o := open(t, dir)
+	root := initVolume(t, o, 1)
+	ino := deliver(t, o, root, "0", message(9))
+	apply(t, o, objstore.Remove{Parent: root, Name: "0"}, objstore.Committed)
+	stray := objstore.ChunkID{Ino: ino, Index: 7, Version: 77}
+	if err := o.PutChunk(t.Context(), stray, []byte("never named")); err != nil {
+		t.Fatal(err)
+	}
+	crash(t, o)
+	o = open(t, dir)
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		_, errIno := o.GetAttr(t.Context(), 1, ino)
+		_, errChunk := o.table.locate(stray)
+		if errors.Is(errIno, objstore.Stale) && errors.Is(errChunk, objstore.NotFound) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("orphan: %v, stray chunk: %v", errIno, errChunk)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	checkClean(t, o)
+}
+
+func TestScanMergesLayersAndDatabase(t *testing.T) {
+	o := open(t, t.TempDir())
+	root := initVolume(t, o, 1)
+	var want []string
+	for i := range 300 {
+		name := fmt.Sprintf("%03d", i)
+		apply(t, o, objstore.Create{Parent: root, Name: name, Mode: objstore.ModeRegular}, objstore.Ordered)
+		if i%100 == 99 {
+			if err := o.flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i%3 == 0 && i > 30 {
+			apply(t, o, objstore.Remove{Parent: root, Name: fmt.Sprintf("%03d", i-30)}, objstore.Ordered)
+		}
+	}
+	for i := range 300 {
+		if (i+30)%3 == 0 && i+30 < 300 && i > 0 {
+			continue
+		}
+		want = append(want, fmt.Sprintf("%03d", i))
+	}
+	for _, page := range []int{1, 7, 1000} {
+		var got []string
+		var after uint64
+		for {
+			list, err := o.ReadDir(t.Context(), 1, root, after, page, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range list {
+				got = append(got, e.Name)
+				after = e.Cookie
+			}
+			if len(list) < page {
+				break
+			}
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Fatalf("page %d: %d entries, want %d", page, len(got), len(want))
+		}
+	}
+}
+
+func TestViewDuringFlushesIsNeverTorn(t *testing.T) {
+	o := open(t, t.TempDir())
+	root := initVolume(t, o, 1)
+	for i := range 50 {
+		deliver(t, o, root, fmt.Sprint(i), message(i))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			apply(t, o, objstore.Create{Parent: root, Name: "x", Mode: objstore.ModeRegular}, objstore.Ordered)
+			apply(t, o, objstore.Remove{Parent: root, Name: "x"}, objstore.Ordered)
+		}
+	})
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			if err := o.flush(context.Background()); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 200 {
+		list, err := o.ReadDir(t.Context(), 1, root, 0, 1000, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(list); n != 50 && n != 51 {
+			t.Fatalf("%d entries", n)
+		}
+		if got, err := readBody(o, list[7].Ino); err != nil || !bytes.Equal(got, message(7)) {
+			t.Fatalf("body: %v", err)
+		}
+	}
+	cancel()
+	wg.Wait()
+}
+
+func fileBlocks(t testing.TB, path string) int64 {
+	t.Helper()
+	fi, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fi.Sys().(*syscall.Stat_t).Blocks
+}
+
+func BenchmarkDeliver(b *testing.B) {
+	for _, workers := range []int{1, 8, 32} {
+		b.Run(fmt.Sprint(workers), func(b *testing.B) {
+			o := open(b, b.TempDir())
+			body := bytes.Repeat([]byte("x"), 50<<10)
+			var wg sync.WaitGroup
+			per := b.N/workers + 1
+			for w := range workers {
+				root := initVolume(b, o, objstore.VolumeID(w+1))
+				wg.Go(func() {
+					for i := range per {
+						deliver(b, o, root, fmt.Sprint(i), body)
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}

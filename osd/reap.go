@@ -1,0 +1,171 @@
+package osd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"pillarbox/objstore"
+	"pillarbox/objstore/volume"
+)
+
+// reaper removes what no name leads to any more: pooled chunks a volume freed
+// and, once after a crash, orphans of the dead session and chunks that it
+// stored but never named.
+type reaper struct {
+	mu    sync.Mutex
+	freed map[objstore.VolumeID]struct{}
+}
+
+func (o *OSD) noteFreed(vol objstore.VolumeID) {
+	o.reap.mu.Lock()
+	if o.reap.freed == nil {
+		o.reap.freed = make(map[objstore.VolumeID]struct{})
+	}
+	o.reap.freed[vol] = struct{}{}
+	o.reap.mu.Unlock()
+	kick(o.reapNow)
+}
+
+func (o *OSD) reapLoop(ctx context.Context, left leftovers) error {
+	if err := o.reapLeftovers(ctx, left); err != nil && ctx.Err() == nil {
+		o.log.Error("clean up after the last run", "err", err)
+	}
+	for {
+		select {
+		case <-o.reapNow:
+		case <-ctx.Done():
+			return nil
+		}
+		o.reap.mu.Lock()
+		vols := o.reap.freed
+		o.reap.freed = nil
+		o.reap.mu.Unlock()
+		for vol := range vols {
+			if err := o.reapFreed(ctx, vol); err != nil && ctx.Err() == nil {
+				o.log.Error("remove freed chunks", "volume", vol, "err", err)
+			}
+		}
+	}
+}
+
+// reapFreed removes a volume's freed chunks from the data pool, once the change
+// that freed them is durable.
+func (o *OSD) reapFreed(ctx context.Context, vol objstore.VolumeID) error {
+	pg := o.opt.GroupOf(vol)
+	for {
+		var ids []objstore.ChunkID
+		err := o.View(pg, func(v volume.View) (err error) {
+			ids, err = volume.FreedChunks(v, vol, 1000)
+			return err
+		})
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		if err := o.Sync(ctx, pg); err != nil {
+			return err
+		}
+		if err := o.table.drop(ids); err != nil {
+			return err
+		}
+		if _, err := o.Apply(ctx, pg, objstore.FreeChunks{Vol: vol, Chunks: ids}, objstore.Ordered); err != nil {
+			return err
+		}
+	}
+}
+
+// leftovers is what a crash may have left, gathered before anybody can add to it.
+type leftovers struct {
+	orphans map[objstore.VolumeID][]objstore.Ino
+	chunks  []objstore.ChunkID
+}
+
+// gather lists leftovers after a run that did not close properly.
+func (o *OSD) gather() (leftovers, error) {
+	left := leftovers{orphans: make(map[objstore.VolumeID][]objstore.Ino)}
+	if !o.unclean {
+		return left, nil
+	}
+	for pg := range o.groups {
+		err := o.View(uint32(pg), func(v volume.View) error {
+			vols, err := volume.Volumes(v)
+			if err != nil {
+				return err
+			}
+			for _, vol := range vols {
+				inos, err := volume.Orphans(v, vol, 1<<20)
+				if err != nil {
+					return err
+				}
+				left.orphans[vol] = inos
+			}
+			return nil
+		})
+		if err != nil {
+			return left, fmt.Errorf("look for orphans: %w", err)
+		}
+	}
+	err := o.pooledChunks(func(id objstore.ChunkID) { left.chunks = append(left.chunks, id) })
+	return left, err
+}
+
+// pooledChunks lists every pooled chunk the OSD has.
+func (o *OSD) pooledChunks(fn func(objstore.ChunkID)) error {
+	o.table.mu.RLock()
+	defer o.table.mu.RUnlock()
+	for id := range o.table.recent {
+		fn(id)
+	}
+	it := o.table.base.txn.NewIterator(badger.IteratorOptions{Prefix: []byte{keyChunk}})
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		id, ok := parseChunkKey(it.Item().Key())
+		if !ok {
+			return fmt.Errorf("chunk key %x: %w", it.Item().Key(), objstore.Corrupt)
+		}
+		if !id.Resident() {
+			fn(id)
+		}
+	}
+	return nil
+}
+
+func (o *OSD) reapLeftovers(ctx context.Context, left leftovers) error {
+	for vol, inos := range left.orphans {
+		for len(inos) > 0 {
+			n := min(len(inos), 256)
+			res, err := o.Apply(ctx, o.opt.GroupOf(vol), objstore.Purge{Vol: vol, Inos: inos[:n]}, objstore.Ordered)
+			if err != nil {
+				return fmt.Errorf("purge orphans of volume %d: %w", vol, err)
+			}
+			if res.Orphan == 0 {
+				inos = inos[n:]
+			}
+		}
+		if err := o.reapFreed(ctx, vol); err != nil {
+			return err
+		}
+	}
+	for _, id := range left.chunks {
+		var wanted bool
+		err := o.View(o.opt.GroupOf(id.Ino.Volume()), func(v volume.View) (err error) {
+			wanted, err = volume.References(v, id)
+			return err
+		})
+		if errors.Is(err, objstore.Stale) {
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("ask for the owner of chunk %v: %w", id, err)
+		}
+		if !wanted {
+			if err := o.table.drop([]objstore.ChunkID{id}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
