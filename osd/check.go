@@ -103,7 +103,7 @@ func (c *checker) problem(p CheckProblem) { c.rep.Problems = append(c.rep.Proble
 
 func (c *checker) volume(ctx context.Context, vol objstore.VolumeID) error {
 	c.rep.Volumes++
-	pg := c.o.opt.GroupOf(vol)
+	pg := c.o.opt.Map.Group(vol)
 	if c.opt.Repair {
 		if err := c.repair(ctx, pg, vol); err != nil {
 			return err
@@ -250,7 +250,7 @@ func (c *checker) residentChunks(fn func(objstore.ChunkID)) error {
 		if !id.Resident() {
 			continue
 		}
-		g := c.o.groups[c.o.opt.GroupOf(id.Ino.Volume())]
+		g := c.o.groups[c.o.opt.Map.Group(id.Ino.Volume())]
 		if _, _, err := g.locateBody(id); err == nil {
 			fn(id)
 		} else if !errors.Is(err, objstore.Stale) {
@@ -262,7 +262,7 @@ func (c *checker) residentChunks(fn func(objstore.ChunkID)) error {
 
 // dropResident deletes a resident chunk that nothing names, through the log.
 func (o *OSD) dropResident(id objstore.ChunkID) error {
-	g := o.groups[o.opt.GroupOf(id.Ino.Volume())]
+	g := o.groups[o.opt.Map.Group(id.Ino.Volume())]
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	_, err := g.propose(volume.Delta{{Key: volume.BodyKey(id)}})

@@ -35,6 +35,7 @@ type group struct {
 	storage *raft.MemoryStorage
 	st      state
 
+	replayed  uint64 // index of the last entry found at start; immutable since
 	last      uint64 // index of the last log entry
 	executed  uint64 // entries up to here are in the state
 	committed uint64
@@ -121,18 +122,11 @@ func (g *group) start() error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.rn = rn
+	g.rn, g.replayed = rn, g.last
 	if err := rn.Campaign(); err != nil {
 		return fmt.Errorf("group %d: campaign: %w", g.id, err)
 	}
 	return g.process()
-}
-
-// ready says whether the group leads and its whole log is committed and applied.
-func (g *group) ready() bool {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	return g.rn.BasicStatus().RaftState == raft.StateLeader && g.committed == g.last && g.executed == g.last
 }
 
 // process does what raft asks for until it asks no more. Called with mu held.
@@ -231,6 +225,9 @@ func (g *group) synced(lsn wal.LSN) {
 		g.osd.notePending(g)
 	}
 	g.process() // a failure sticks to the group
+	if len(g.unsynced) > 0 && len(g.waiters) > 0 {
+		g.osd.kickSync()
+	}
 }
 
 // applyCommitted takes in committed entries; a leader has executed them already.

@@ -2,6 +2,8 @@ package osd
 
 import (
 	"encoding/binary"
+	"encoding/json"
+	"errors"
 	"fmt"
 
 	"pillarbox/objstore"
@@ -67,6 +69,35 @@ func decodeLoc(b []byte) (chunkstore.Loc, error) {
 }
 
 func garbageKey(l chunkstore.Loc) []byte { return encodeLoc([]byte{keyGarbage}, l) }
+
+// storeRecord is the value of keyStore: whose the directory is, and the cluster
+// map as the OSD saw it last.
+type storeRecord struct {
+	Format int           `json:"format"`
+	OSD    int           `json:"osd"`
+	Map    *objstore.Map `json:"map"`
+}
+
+// diskFormat is the version of everything an OSD writes; see docs/format.md.
+const diskFormat = 1
+
+// ErrNewer says that a directory was written by a newer program.
+var ErrNewer = errors.New("written by a newer version")
+
+func encodeStoreRecord(m *objstore.Map, id int) ([]byte, error) {
+	return json.Marshal(storeRecord{diskFormat, id, m})
+}
+
+func decodeStoreRecord(b []byte) (*objstore.Map, int, error) {
+	var r storeRecord
+	if err := json.Unmarshal(b, &r); err != nil || r.Map == nil {
+		return nil, 0, fmt.Errorf("store record: %w: %w", objstore.Corrupt, err)
+	}
+	if r.Format > diskFormat {
+		return nil, 0, fmt.Errorf("the OSD's format is %d, this program knows %d: %w", r.Format, diskFormat, ErrNewer)
+	}
+	return r.Map, r.OSD, r.Map.Validate()
+}
 
 // groupRecord is the value of keyGroup: how far the log is in the state, and
 // what raft must not forget when the log before that is gone.

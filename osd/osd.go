@@ -41,12 +41,12 @@ import (
 
 // Options configure Open.
 type Options struct {
-	Dir      string // the OSD's directory; made if missing
-	ID       int
-	StoreID  string                         // the store this OSD belongs to; refused if the directory is another's
-	Groups   int                            // placement groups of the meta pool
-	GroupOf  func(objstore.VolumeID) uint32 // the placement group of a volume
-	ReadOnly bool                           // for checking: nothing is changed, nothing can be
+	Dir string // the OSD's directory; made if missing
+	ID  int
+	// Map is the cluster map; the directory is refused if it is another store's.
+	// A read-only OSD without one goes by the map it saw last.
+	Map      *objstore.Map
+	ReadOnly bool // for checking: nothing is changed, nothing can be
 	Log      *slog.Logger
 
 	// Reserve is how much of the disk stays free, in bytes: when less is free,
@@ -60,11 +60,8 @@ func (o *Options) Validate() error {
 	if o.Dir == "" {
 		return errors.New("an OSD needs a directory")
 	}
-	if o.Groups < 1 || o.Groups > 1<<16-1 {
-		return fmt.Errorf("%d placement groups: must be 1 to 65535", o.Groups)
-	}
-	if o.GroupOf == nil {
-		return errors.New("an OSD needs to know the volumes' placement groups")
+	if o.Map == nil && !o.ReadOnly {
+		return errors.New("an OSD needs a cluster map")
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -231,38 +228,59 @@ func (o *OSD) openDB() error {
 	return nil
 }
 
-// checkStore makes sure that the directory is this store's, claiming a new one.
+// checkStore makes sure that the directory is this store's, claiming a new one,
+// and keeps a copy of the map.
 func (o *OSD) checkStore() error {
-	have, err := o.base.get([]byte{keyStore})
+	v, err := o.base.get([]byte{keyStore})
 	if err != nil {
 		return err
 	}
-	want := fmt.Sprintf("1 %s osd.%d groups=%d", o.opt.StoreID, o.opt.ID, o.opt.Groups)
-	if have != nil {
-		if o.opt.StoreID != "" && string(have) != want {
-			return fmt.Errorf("%s belongs to another store: it is %q, not %q: %w", o.opt.Dir, have, want, ErrForeign)
+	if v == nil {
+		if o.opt.ReadOnly {
+			return fmt.Errorf("%s holds no OSD: %w", o.opt.Dir, objstore.NotFound)
 		}
+		return o.claim()
+	}
+	have, id, err := decodeStoreRecord(v)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.opt.Map == nil:
+		o.opt.Map, o.opt.ID = have, id
+		return nil
+	case have.FSID != o.opt.Map.FSID || id != o.opt.ID:
+		return fmt.Errorf("%s is osd.%d of store %s, not osd.%d of %s: %w", o.opt.Dir, id, have.FSID, o.opt.ID, o.opt.Map.FSID, ErrForeign)
+	case have.Meta().PGs != o.opt.Map.Meta().PGs:
+		return fmt.Errorf("%s has %d placement groups, the map says %d: %w", o.opt.Dir, have.Meta().PGs, o.opt.Map.Meta().PGs, ErrForeign)
+	case have.Epoch >= o.opt.Map.Epoch || o.opt.ReadOnly:
 		return nil
 	}
-	if o.opt.ReadOnly {
-		return fmt.Errorf("%s holds no OSD: %w", o.opt.Dir, objstore.NotFound)
-	}
-	txn := o.db.NewTransactionAt(o.ts, true)
-	defer txn.Discard()
-	if err := txn.Set([]byte{keyStore}, []byte(want)); err != nil {
-		return fmt.Errorf("claim the database: %w", err)
-	}
-	for i := range o.opt.Groups {
+	return o.record(nil)
+}
+
+// claim makes a new directory this OSD's.
+func (o *OSD) claim() error {
+	var kvs []kv
+	for i := range o.opt.Map.Meta().PGs {
 		// Raft wants a first entry that all replicas agree on without having it.
 		rec := groupRecord{applied: 1, appliedTerm: 1, term: 1}
-		if err := txn.Set(groupKey(uint32(i)), rec.encode()); err != nil {
-			return fmt.Errorf("claim the database: %w", err)
-		}
+		kvs = append(kvs, kv{groupKey(uint32(i)), rec.encode()})
 	}
-	if err := txn.CommitAt(o.ts+1, nil); err != nil {
+	return o.record(kvs)
+}
+
+// record writes down the map, and whatever goes with it.
+func (o *OSD) record(kvs []kv) error {
+	v, err := encodeStoreRecord(o.opt.Map, o.opt.ID)
+	if err != nil {
+		return err
+	}
+	b := newBatch(o)
+	b.add(append(kvs, kv{[]byte{keyStore}, v}))
+	if err := b.commit(); err != nil {
 		return fmt.Errorf("claim the database: %w", err)
 	}
-	o.advance()
 	return nil
 }
 
@@ -284,7 +302,7 @@ func (o *OSD) loadMark() (mark, error) {
 }
 
 func (o *OSD) makeGroups() error {
-	for i := range o.opt.Groups {
+	for i := range o.opt.Map.Meta().PGs {
 		v, err := o.base.get(groupKey(uint32(i)))
 		if err != nil {
 			return err
@@ -310,18 +328,9 @@ func (o *OSD) elect(ctx context.Context) error {
 		}
 	}
 	for _, g := range o.groups {
-		for !g.ready() {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			g.mu.RLock()
-			err := g.err
-			g.mu.RUnlock()
-			if err != nil {
-				return err
-			}
-			o.kickSync()
-			time.Sleep(200 * time.Microsecond) // a start-up of a few rounds of sync
+		// A new leader logs an entry of its own: with it all before is committed.
+		if err := g.wait(ctx, g.replayed+1); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -431,6 +440,9 @@ func (o *OSD) View(pg uint32, fn func(volume.View) error) error {
 	}
 	return fn(&g.st)
 }
+
+// Map is the cluster map the OSD goes by.
+func (o *OSD) Map() *objstore.Map { return o.opt.Map }
 
 // Groups is the number of placement groups.
 func (o *OSD) Groups() int { return len(o.groups) }

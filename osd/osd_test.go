@@ -16,10 +16,14 @@ import (
 	"pillarbox/objstore"
 )
 
-const testGroups = 4
+func testMap(fsid string) *objstore.Map {
+	return &objstore.Map{FSID: fsid, Epoch: 1, Format: 1, VolumeDepth: 2, OSDs: []objstore.OSDInfo{{Weight: 1, Up: true, In: true}}, Pools: []objstore.Pool{
+		{ID: 1, Name: "meta", Kind: objstore.MetaPool, Size: 1, MinSize: 1, PGs: 4},
+	}}
+}
 
 func testOptions(dir string) Options {
-	return Options{Dir: dir, StoreID: "test", Groups: testGroups, GroupOf: func(v objstore.VolumeID) uint32 { return uint32(v) % testGroups }, Reserve: 1 << 20}
+	return Options{Dir: dir, Map: testMap("test"), Reserve: 1 << 20}
 }
 
 func open(t testing.TB, dir string) *OSD {
@@ -46,7 +50,7 @@ func crash(t testing.TB, o *OSD) {
 
 func apply(t testing.TB, o *OSD, c objstore.Change, p objstore.Promise) objstore.Result {
 	t.Helper()
-	res, err := o.Apply(t.Context(), o.opt.GroupOf(c.Volume()), c, p)
+	res, err := o.Apply(t.Context(), o.opt.Map.Group(c.Volume()), c, p)
 	if err != nil {
 		t.Fatalf("%T: %v", c, err)
 	}
@@ -70,7 +74,7 @@ func deliver(t testing.TB, o *OSD, dir objstore.Ino, name string, body []byte) o
 
 func readBody(o *OSD, ino objstore.Ino) ([]byte, error) {
 	ctx := context.Background()
-	pg := o.opt.GroupOf(ino.Volume())
+	pg := o.opt.Map.Group(ino.Volume())
 	a, err := o.GetAttr(ctx, pg, ino)
 	if err != nil {
 		return nil, err
@@ -98,7 +102,7 @@ func message(i int) []byte {
 // checkMail fails unless exactly the messages below n are in dir, whole.
 func checkMail(t testing.TB, o *OSD, dir objstore.Ino, n int) {
 	t.Helper()
-	pg := o.opt.GroupOf(dir.Volume())
+	pg := o.opt.Map.Group(dir.Volume())
 	list, err := o.ReadDir(t.Context(), pg, dir, 0, 1<<20, true)
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +179,7 @@ func TestOrderedChangesSurviveACrash(t *testing.T) {
 	}
 	crash(t, o)
 	o = open(t, dir)
-	list, err := o.ReadDir(t.Context(), 1, root, 0, 1000, false)
+	list, err := o.ReadDir(t.Context(), o.opt.Map.Group(root.Volume()), root, 0, 1000, false)
 	if err != nil || len(list) != 50 {
 		t.Fatalf("%d entries, %v", len(list), err)
 	}
@@ -269,7 +273,7 @@ func TestForeignDirectoryIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir).Close()
 	opt := testOptions(dir)
-	opt.StoreID = "another"
+	opt.Map = testMap("another")
 	if _, err := Open(t.Context(), opt); !errors.Is(err, ErrForeign) {
 		t.Fatalf("got %v", err)
 	}
@@ -289,7 +293,7 @@ func TestOrphansOfADeadSessionGo(t *testing.T) {
 	o = open(t, dir)
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		_, errIno := o.GetAttr(t.Context(), 1, ino)
+		_, errIno := o.GetAttr(t.Context(), o.opt.Map.Group(1), ino)
 		_, errChunk := o.table.locate(stray)
 		if errors.Is(errIno, objstore.Stale) && errors.Is(errChunk, objstore.NotFound) {
 			break
@@ -328,7 +332,7 @@ func TestScanMergesLayersAndDatabase(t *testing.T) {
 		var got []string
 		var after uint64
 		for {
-			list, err := o.ReadDir(t.Context(), 1, root, after, page, false)
+			list, err := o.ReadDir(t.Context(), o.opt.Map.Group(root.Volume()), root, after, page, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -369,7 +373,7 @@ func TestViewDuringFlushesIsNeverTorn(t *testing.T) {
 		}
 	})
 	for range 200 {
-		list, err := o.ReadDir(t.Context(), 1, root, 0, 1000, true)
+		list, err := o.ReadDir(t.Context(), o.opt.Map.Group(root.Volume()), root, 0, 1000, true)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -55,7 +55,7 @@ func (o *OSD) reapLoop(ctx context.Context, left leftovers) error {
 // reapFreed removes a volume's freed chunks from the data pool, once the change
 // that freed them is durable.
 func (o *OSD) reapFreed(ctx context.Context, vol objstore.VolumeID) error {
-	pg := o.opt.GroupOf(vol)
+	pg := o.opt.Map.Group(vol)
 	for {
 		var ids []objstore.ChunkID
 		err := o.View(pg, func(v volume.View) (err error) {
@@ -137,7 +137,7 @@ func (o *OSD) reapLeftovers(ctx context.Context, left leftovers) error {
 	for vol, inos := range left.orphans {
 		for len(inos) > 0 {
 			n := min(len(inos), 256)
-			res, err := o.Apply(ctx, o.opt.GroupOf(vol), objstore.Purge{Vol: vol, Inos: inos[:n]}, objstore.Ordered)
+			res, err := o.Apply(ctx, o.opt.Map.Group(vol), objstore.Purge{Vol: vol, Inos: inos[:n]}, objstore.Ordered)
 			if err != nil {
 				return fmt.Errorf("purge orphans of volume %d: %w", vol, err)
 			}
@@ -151,7 +151,7 @@ func (o *OSD) reapLeftovers(ctx context.Context, left leftovers) error {
 	}
 	for _, id := range left.chunks {
 		var wanted bool
-		err := o.View(o.opt.GroupOf(id.Ino.Volume()), func(v volume.View) (err error) {
+		err := o.View(o.opt.Map.Group(id.Ino.Volume()), func(v volume.View) (err error) {
 			wanted, err = volume.References(v, id)
 			return err
 		})

@@ -22,7 +22,7 @@ func accountName(name string) bool {
 
 // isAccountPlace says whether a new directory parent/name is to be a volume.
 func (c *Client) isAccountPlace(ctx context.Context, parent objstore.Ino, name string) (bool, error) {
-	if c.m.VolumeDepth == 0 || !accountName(name) {
+	if !accountName(name) {
 		return false, nil
 	}
 	depth := 1

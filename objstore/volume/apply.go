@@ -11,6 +11,9 @@ import (
 // change, nothing is to be written. now is nanoseconds since 1970. The Delta is
 // the caller's; only values that are bodies alias the Change.
 func Apply(v View, c objstore.Change, now int64) (Delta, objstore.Result, error) {
+	if c == nil {
+		return nil, objstore.Result{}, describe(c, objstore.Invalid)
+	}
 	t, res, err := apply(v, c, now)
 	if err != nil {
 		return nil, objstore.Result{}, describe(c, err)

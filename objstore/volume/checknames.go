@@ -52,10 +52,12 @@ func (a *auditor) name(dir objstore.Ino, name string, e dirent) error {
 		f.dropEntry(dir, name, e)
 		return nil
 	}
+	if info, ok := a.inodes[dir]; d == nil && ok && info.typ == 0 {
+		// The directory itself cannot be read; what it names is not lost.
+		d = new(dirInfo)
+		a.dirs[dir] = d
+	}
 	if d == nil {
-		if info, ok := a.inodes[dir]; ok && info.typ == 0 {
-			return nil // the directory itself cannot be read
-		}
 		return a.problem(Problem{Kind: ProblemStray, Ino: dir, Name: name, Detail: "a name in no directory"}, remove)
 	}
 	if e.ino.Volume() != a.vol {

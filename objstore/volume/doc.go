@@ -4,14 +4,15 @@
 // clock and starts no goroutine, so every replica that applies the same changes
 // to the same keys with the same times arrives at the same bytes.
 //
-//	doc.go, view.go   the View a caller provides, and the Delta it gets back
+//	view.go           the View a caller provides, and the Delta it gets back
 //	keys.go           how keys are laid out
 //	record.go         inode, directory and volume records and their encodings
 //	extent.go         extents: their encoding, and how new ones displace old ones
 //	tx.go, apply.go   one change under way
 //	names.go, rename.go, attr.go, write.go, purge.go, lifecycle.go   the changes
 //	read.go           lookups and listings
-//	check.go, repair.go   fsck of one volume
+//	upkeep.go         what scrub and the freeing of chunks ask
+//	check.go, checknames.go, repair.go   fsck of one volume
 //	mapview.go        a View in memory, for tests and tools
 //
 // Keys begin with the volume's id (4 bytes, big-endian as all numbers in keys)

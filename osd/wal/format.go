@@ -129,9 +129,9 @@ type scan struct {
 	synced  LSN  // the highest durable mark seen anywhere in the segment
 }
 
-func scanSegment(s *segment, each func(LSN, Record) error, from LSN) (scan, error) {
+func (l *Log) scanSegment(s *segment, each func(LSN, Record) error, from LSN) (scan, error) {
 	sc := scan{seg: s}
-	data, err := readAll(s)
+	data, err := l.readAll(s)
 	if err != nil {
 		return sc, err
 	}
@@ -168,11 +168,12 @@ func scanSegment(s *segment, each func(LSN, Record) error, from LSN) (scan, erro
 	return sc, nil
 }
 
-func readAll(s *segment) ([]byte, error) {
-	f, err := os.OpenFile(s.path, os.O_RDWR, 0)
-	if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrInvalid) {
-		f, err = os.Open(s.path)
+func (l *Log) readAll(s *segment) ([]byte, error) {
+	flag := os.O_RDWR
+	if l.readOnly {
+		flag = os.O_RDONLY
 	}
+	f, err := os.OpenFile(s.path, flag, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open write-ahead log segment: %w", err)
 	}
@@ -230,7 +231,7 @@ func (l *Log) replay(found []*segment, from LSN, each func(LSN, Record) error) e
 }
 
 func (l *Log) scanNext(s *segment, each func(LSN, Record) error, from LSN) (scan, error) {
-	sc, err := scanSegment(s, each, from)
+	sc, err := l.scanSegment(s, each, from)
 	sc.data = nil
 	if err != nil && s.f != nil {
 		s.f.Close()

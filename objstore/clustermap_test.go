@@ -1,0 +1,87 @@
+package objstore
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"reflect"
+	"testing"
+)
+
+func validMap() *Map {
+	return &Map{
+		FSID: "f", Epoch: 1, Format: MapFormat, VolumeDepth: 2,
+		OSDs: []OSDInfo{{ID: 0, Weight: 1, Up: true, In: true}, {ID: 1, Weight: 2}},
+		Pools: []Pool{
+			{ID: 0, Name: "meta", Kind: MetaPool, Size: 1, MinSize: 1, PGs: 64},
+			{ID: 1, Name: "data", Kind: DataPool, Size: 3, MinSize: 2, ChunkSize: ChunkSize},
+		},
+	}
+}
+
+func TestMapRoundTrip(t *testing.T) {
+	m := validMap()
+	b, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseMap(b)
+	if err != nil || !reflect.DeepEqual(got, m) {
+		t.Errorf("%+v, %v; want %+v", got, err, m)
+	}
+	if _, err := ParseMap([]byte("{")); !errors.Is(err, Corrupt) {
+		t.Errorf("half a map: %v", err)
+	}
+}
+
+func TestMapValidate(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Map)
+		want   error
+	}{
+		"valid":           {func(*Map) {}, nil},
+		"newer":           {func(m *Map) { m.Format++ }, Unsupported},
+		"no format":       {func(m *Map) { m.Format = 0 }, Invalid},
+		"no fsid":         {func(m *Map) { m.FSID = "" }, Invalid},
+		"no epoch":        {func(m *Map) { m.Epoch = 0 }, Invalid},
+		"depth":           {func(m *Map) { m.VolumeDepth = MaxVolumeDepth + 1 }, Invalid},
+		"osd twice":       {func(m *Map) { m.OSDs[1].ID = 0 }, Invalid},
+		"weight NaN":      {func(m *Map) { m.OSDs[1].Weight = math.NaN() }, Invalid},
+		"pool twice":      {func(m *Map) { m.Pools[1].Name = "meta" }, Invalid},
+		"two meta pools":  {func(m *Map) { m.Pools[1].Kind, m.Pools[1].PGs = MetaPool, 1 }, Invalid},
+		"no pools":        {func(m *Map) { m.Pools = nil }, Invalid},
+		"kind":            {func(m *Map) { m.Pools[1].Kind = "x" }, Invalid},
+		"min_size > size": {func(m *Map) { m.Pools[1].MinSize = 4 }, Invalid},
+		"chunk size":      {func(m *Map) { m.Pools[1].ChunkSize = ChunkSize + 1 }, Invalid},
+		"no groups":       {func(m *Map) { m.Pools[0].PGs = 0 }, Invalid},
+	} {
+		m := validMap()
+		c.change(m)
+		if err := m.Validate(); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+}
+
+func TestGroup(t *testing.T) {
+	m := validMap()
+	if g := m.Group(RootVolume); g != 0 {
+		t.Errorf("root volume in group %d", g)
+	}
+	// Placement is for life: these numbers must never change.
+	for v, want := range map[VolumeID]uint32{1: 1, 2: 38, 1000: 11, MaxVolume: 41} {
+		if g := m.Group(v); g != want {
+			t.Errorf("volume %d in group %d, want %d", v, g, want)
+		}
+	}
+	const per = 1000
+	var n [64]int
+	for v := range VolumeID(64 * per) {
+		n[m.Group(v+1)]++
+	}
+	for g, n := range n {
+		if n < per*8/10 || n > per*12/10 {
+			t.Errorf("group %d has %d volumes, even would be %d", g, n, per)
+		}
+	}
+}
