@@ -419,3 +419,52 @@ func BenchmarkDeliver(b *testing.B) {
 		})
 	}
 }
+
+func TestReadOnlyCheckOfACrashedOSDChangesNothing(t *testing.T) {
+	dir := t.TempDir()
+	o := open(t, dir)
+	root := initVolume(t, o, 1)
+	for i := range 30 {
+		deliver(t, o, root, fmt.Sprint(i), message(i))
+		if i == 20 {
+			if err := o.flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	crash(t, o)
+	before := fingerprint(t, dir)
+	ro, err := Open(t.Context(), Options{Dir: dir, ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(problems(t, ro)); n != 0 {
+		t.Errorf("%d problems", n)
+	}
+	if rep, err := ro.Check(t.Context(), CheckOptions{}); err != nil || rep.Chunks != 30 {
+		t.Errorf("check: %+v, %v", rep, err)
+	}
+	if err := ro.Close(); err != nil {
+		t.Error(err)
+	}
+	if after := fingerprint(t, dir); after != before {
+		t.Errorf("the directory changed:\n%s\n%s", before, after)
+	}
+	checkMail(t, open(t, dir), root, 30)
+}
+
+// fingerprint lists the files below dir with sizes and times of change.
+func fingerprint(t *testing.T, dir string) string {
+	t.Helper()
+	var b bytes.Buffer
+	err := filepath.Walk(dir, func(path string, fi os.FileInfo, err error) error {
+		if err == nil && !fi.IsDir() {
+			fmt.Fprintln(&b, path, fi.Size(), fi.ModTime().UnixNano())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
