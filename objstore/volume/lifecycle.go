@@ -117,14 +117,15 @@ func (t *tx) sealVolume(c objstore.SealVolume) (res objstore.Result, err error) 
 	if c.Vol == objstore.RootVolume {
 		return res, objstore.Invalid
 	}
+	// A sealed volume may be half dropped already, its root gone.
+	if t.vol.sealed == !c.Undo {
+		return res, nil
+	}
 	root, err := t.child(objstore.VolumeRoot(c.Vol))
 	if err != nil {
 		return res, err
 	}
 	res.Attr = root.Attr
-	if t.vol.sealed == !c.Undo {
-		return res, nil
-	}
 	if !c.Undo {
 		empty, err := t.emptyDir(root)
 		if err != nil {
