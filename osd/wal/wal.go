@@ -360,7 +360,7 @@ func (l *Log) Release(lsn LSN) error {
 			return fmt.Errorf("close %s: %w", s.path, err)
 		}
 		l.segs = l.segs[1:]
-		if len(l.free) >= 2 {
+		if len(l.free) >= 4 {
 			if err := os.Remove(s.path); err != nil {
 				return fmt.Errorf("remove %s: %w", s.path, err)
 			}

@@ -1,0 +1,347 @@
+package cachefs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"pillarbox/objstore"
+)
+
+// file is an inode in use. Lock order: commitMu, then mu. users and orphan
+// belong to the table's shard.
+type file struct {
+	fs  *FS
+	ino objstore.Ino
+
+	users  int
+	orphan bool // no name left: dirty data goes with the last handle, and the inode too
+
+	mem     atomic.Int64  // bytes charged to the budget
+	pending atomic.Bool   // there are dirty ranges
+	xattr   atomic.Uint32 // 1: the inode may have a security.capability
+
+	// commitMu is held while the file's committed state changes, store calls
+	// included. The layouts are what the metadata holds, by layoutSpan.
+	commitMu sync.Mutex
+	layouts  map[uint64]layout
+
+	mu       sync.Mutex // never held across store calls
+	loaded   bool       // csize and size are known
+	csize    uint64     // committed size
+	size     uint64     // with what is dirty
+	mtime    int64      // of the last write that is not committed
+	dirty    segList    // newest
+	flushing segList    // being committed; below dirty
+	asyncErr error      // of an upload, for the next call that can return it
+	gen      uint64     // of the committed state; caches of another gen are void
+	win      window     // committed extents
+	body     []byte     // the whole committed body of a small file
+}
+
+// Handle is an open file. Its methods may be called from any goroutine.
+type Handle struct{ f *file }
+
+// Open opens a regular file. Stale if it is gone.
+func (fs *FS) Open(ctx context.Context, ino objstore.Ino) (*Handle, error) {
+	return fs.open(ctx, ino, nil)
+}
+
+func (fs *FS) open(ctx context.Context, ino objstore.Ino, a *objstore.Attr) (*Handle, error) {
+	f, err := fs.acquire(ino)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.load(ctx, a); err != nil {
+		fs.release(f)
+		return nil, err
+	}
+	return &Handle{f}, nil
+}
+
+// Ino is the inode the handle has open.
+func (h *Handle) Ino() objstore.Ino { return h.f.ino }
+
+// Release ends the handle, which must not be used again. A flush came before,
+// so that errors could be told; what a mapping wrote since is committed here.
+func (h *Handle) Release() { h.f.fs.release(h.f) }
+
+// Flush commits what is dirty in the file with promise Ordered, as close(2)
+// needs it. The data of a file without a name is not worth it.
+func (h *Handle) Flush(ctx context.Context) error {
+	if !h.f.isDirty() || h.f.isOrphan() {
+		return h.f.takeErr()
+	}
+	return h.f.flush(ctx, h.f.fs.promise())
+}
+
+// Fsync returns when the file's bytes and all its volume's earlier changes are
+// on stable storage.
+func (h *Handle) Fsync(ctx context.Context) error {
+	f := h.f
+	f.commitMu.Lock()
+	did, err := f.flushLocked(ctx, objstore.Committed)
+	f.commitMu.Unlock()
+	if err != nil || did {
+		return err
+	}
+	return f.fs.store.Sync(ctx, f.ino.Volume())
+}
+
+// load makes the file's size known, from a if that is not nil.
+func (f *file) load(ctx context.Context, a *objstore.Attr) error {
+	f.mu.Lock()
+	loaded := f.loaded
+	f.mu.Unlock()
+	if loaded {
+		return nil
+	}
+	if a == nil {
+		got, err := f.fs.store.GetAttr(ctx, f.ino)
+		if err != nil {
+			return err
+		}
+		a = &got
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.loaded {
+		f.loaded, f.csize, f.size = true, a.Size, a.Size
+		if a.HasXattr {
+			f.xattr.Store(1)
+		}
+	}
+	return nil
+}
+
+func (f *file) isDirty() bool { return f.pending.Load() }
+
+func (f *file) isOrphan() bool {
+	s := f.fs.table.shard(f.ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return f.orphan
+}
+
+// takeErr returns an upload's error once.
+func (f *file) takeErr() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.asyncErr
+	f.asyncErr = nil
+	return err
+}
+
+// overlay puts over the store's attributes what is not committed.
+func (f *file) overlay(a *objstore.Attr) {
+	if !f.isDirty() {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.dirty)+len(f.flushing) == 0 {
+		return
+	}
+	n := uint64(0)
+	for _, l := range [...]segList{f.flushing, f.dirty} {
+		for _, s := range l {
+			n += uint64(s.n)
+		}
+	}
+	a.Size = f.size
+	a.Blocks = max(a.Blocks, min(a.Blocks+(n+511)/512, (f.size+511)/512))
+	a.Mtime = f.mtime
+	a.Ctime = max(a.Ctime, f.mtime)
+}
+
+// free gives back the memory of bodies that nothing shows any more. Under mu.
+func (f *file) free(dead []*body) {
+	for _, b := range dead {
+		// An upload under way ends by itself and settles its cost then.
+		if b.state != uploading {
+			f.settle(b)
+		}
+	}
+}
+
+// settle ends a body's charge.
+func (f *file) settle(b *body) {
+	f.mem.Add(-b.cost)
+	f.fs.budget.release(b.cost)
+	b.cost, b.data = 0, nil
+}
+
+// drop forgets everything that is not committed.
+func (f *file) drop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, l := range []*segList{&f.dirty, &f.flushing} {
+		f.free(l.cutOut(0, ^uint64(0)))
+	}
+	f.size = f.csize
+	f.pending.Store(false)
+}
+
+// Write copies p into the file at off, or at its end. It returns an error of
+// an earlier background upload instead, once. NoSpace, TooBig.
+func (h *Handle) Write(ctx context.Context, p []byte, off uint64, o WriteOptions) (int, error) {
+	f := h.f
+	if err := f.takeErr(); err != nil {
+		return 0, err
+	}
+	if off > maxOffset-uint64(len(p)) {
+		return 0, fmt.Errorf("write inode %v at %d: %w", f.ino, off, objstore.TooBig)
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if err := f.dropPrivileges(ctx, o.DropSetID); err != nil {
+		return 0, err
+	}
+	if err := f.fs.acquireMem(ctx, int64(len(p))); err != nil {
+		return 0, err
+	}
+	f.mu.Lock()
+	if o.Append {
+		off = f.size
+	}
+	added := f.put(p, off)
+	f.mu.Unlock()
+	f.fs.budget.release(int64(len(p)) - added)
+	for f.mem.Load() > f.fs.opt.DirtyPerFile {
+		if err := f.shrink(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+// maxOffset is behind the last byte that a chunk's index can name.
+const maxOffset = objstore.ChunkSize << 32
+
+// WriteOptions of one write.
+type WriteOptions struct {
+	Append    bool // to the end of the file, wherever that is by now
+	DropSetID bool // the writer may not keep set-user-ID and set-group-ID bits
+}
+
+// put lays p over the file and starts what is ready to go out. It returns by
+// how many bytes the memory charged grew. Under mu.
+func (f *file) put(p []byte, off uint64) (added int64) {
+	end := off + uint64(len(p))
+	for at := off; at < end; {
+		to := min(end, at-at%objstore.ChunkSize+objstore.ChunkSize)
+		n, dead := f.dirty.write(at, p[at-off:to-off])
+		added += n
+		f.mem.Add(n)
+		f.free(dead)
+		if to%objstore.ChunkSize == 0 {
+			f.upload(to - objstore.ChunkSize)
+		}
+		at = to
+	}
+	f.size = max(f.size, end)
+	f.mtime = now()
+	f.pending.Store(true)
+	return added
+}
+
+// upload sends the block at off to the data pool if it is full. Under mu.
+func (f *file) upload(off uint64) {
+	i := f.dirty.find(off)
+	if i == len(f.dirty) {
+		return
+	}
+	s := f.dirty[i]
+	b := s.b
+	if s.off != off || s.n != objstore.ChunkSize || b.state != growing || len(b.data) != objstore.ChunkSize {
+		return
+	}
+	b.state, b.done = uploading, make(chan struct{})
+	id, data := f.fs.newChunk(f.ino, off), b.data
+	f.fs.wg.Go(func() {
+		err := f.fs.putChunk(f.fs.base, id, data)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		defer close(b.done)
+		if err != nil {
+			b.state = frozen
+			f.asyncErr = fmt.Errorf("store chunk %v: %w", id, err)
+			if b.refs == 0 {
+				f.settle(b)
+			}
+			return
+		}
+		b.state, b.chunk = stored, id
+		f.settle(b)
+	})
+}
+
+// shrink lowers the file's memory: it waits for an upload, or flushes.
+func (f *file) shrink(ctx context.Context) error {
+	f.mu.Lock()
+	var done chan struct{}
+	for _, l := range [...]segList{f.flushing, f.dirty} {
+		for _, s := range l {
+			if s.b.state == uploading && done == nil {
+				done = s.b.done
+			}
+		}
+	}
+	f.mu.Unlock()
+	if done == nil {
+		return f.flush(ctx, f.fs.promise())
+	}
+	<-done
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asyncErr // stays until the file's own caller has seen it
+}
+
+// dropPrivileges clears what a write must clear: file capabilities always, and
+// the set-ID bits when the writer may not keep them.
+func (f *file) dropPrivileges(ctx context.Context, setID bool) error {
+	if f.xattr.CompareAndSwap(1, 0) {
+		if err := f.fs.dropCapability(ctx, f.ino); err != nil {
+			f.xattr.Store(1)
+			return err
+		}
+	}
+	if !setID {
+		return nil
+	}
+	a, err := f.fs.store.GetAttr(ctx, f.ino)
+	if err != nil || withoutSetID(a.Mode) == a.Mode {
+		return err
+	}
+	c := objstore.SetAttr{Ino: f.ino, Set: objstore.SetMode, Mode: withoutSetID(a.Mode) & permBits}
+	_, err = f.fs.store.Apply(ctx, c, f.fs.promise())
+	return err
+}
+
+const (
+	permBits       = 0o7777
+	modeSetuid     = 0o4000
+	modeGroupExec  = 0o010
+	xattrFilesCaps = "security.capability"
+)
+
+// withoutSetID is the mode after a write by somebody without privileges.
+// Without group execution the set-group-ID bit is no privilege and stays.
+func withoutSetID(mode uint32) uint32 {
+	mode &^= modeSetuid
+	if mode&modeGroupExec != 0 {
+		mode &^= objstore.ModeSetgid
+	}
+	return mode
+}
+
+func (fs *FS) dropCapability(ctx context.Context, ino objstore.Ino) error {
+	_, err := fs.store.Apply(ctx, objstore.RemoveXattr{Ino: ino, Name: xattrFilesCaps}, fs.promise())
+	if errors.Is(err, objstore.NoAttr) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"pillarbox/cachefs"
+	"pillarbox/fusefs"
+	"pillarbox/mon"
+	"pillarbox/objstore"
+	"pillarbox/objstore/client"
+	"pillarbox/osd"
+)
+
+// stack is the whole embedded store: a monitor, an OSD, a client, and above
+// them what a mail host needs. Its parts are closed in reverse order.
+type stack struct {
+	mon    *mon.Monitor
+	cmap   *objstore.Map
+	osd    *osd.OSD
+	client *client.Client
+	fs     *cachefs.FS
+	mount  *fusefs.Mounted
+}
+
+// openStack opens the store in a locked data directory, without mounting it. A
+// new store gets what store.json says.
+func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger) (_ *stack, err error) {
+	s := &stack{}
+	defer func() {
+		if err != nil {
+			err = withCode(errors.Join(err, s.close()))
+		}
+	}()
+	s.mon, err = mon.Open(ctx, mon.Options{Dir: d.file(monDir), FSID: d.info.FSID, VolumeDepth: d.info.VolumeDepth, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	if s.cmap, err = s.mon.Map(ctx); err != nil {
+		return nil, err
+	}
+	if s.cmap.FSID != d.info.FSID || s.cmap.VolumeDepth != d.info.VolumeDepth {
+		return nil, failure(exitForeign, "%s says store %s, its monitor says %s: parts of two stores are mixed in %s",
+			storeFile, d.info.FSID, s.cmap.FSID, d.path)
+	}
+	if s.osd, err = osd.Open(ctx, osd.Options{Dir: d.file(osdDir), ID: 0, Map: s.cmap, Log: log}); err != nil {
+		return nil, err
+	}
+	session, err := s.mon.NewSession(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if s.client, err = client.New(ctx, s.cmap, session, s.osd, log); err != nil {
+		return nil, err
+	}
+	s.fs, err = cachefs.New(s.client, cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx})
+	return s, err
+}
+
+// mountAt mounts the open store.
+func (s *stack) mountAt(ctx context.Context, point, dataDir string, opt upOptions, log *slog.Logger) error {
+	mnt, err := fusefs.Mount(point, s.fs, fusefs.Options{
+		Source: sourcePrefix + dataDir, Suid: opt.suid, Dev: opt.dev, NoExec: opt.noExec, Log: log, Base: ctx,
+	})
+	if err != nil {
+		return failure(exitMount, "%w", err)
+	}
+	s.mount = mnt
+	return nil
+}
+
+// close flushes and closes everything; the mount must have ended.
+func (s *stack) close() error {
+	var errs []error
+	if s.fs != nil {
+		errs = append(errs, wrap("flush", s.fs.Close()))
+	}
+	if s.osd != nil {
+		errs = append(errs, wrap("close the OSD", s.osd.Close()))
+	}
+	if s.mon != nil {
+		errs = append(errs, wrap("close the monitor", s.mon.Close()))
+	}
+	return errors.Join(errs...)
+}
+
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// withCode gives a failure to open a store its exit code.
+func withCode(err error) error {
+	var e *exitError
+	switch {
+	case errors.As(err, &e):
+		return err
+	case errors.Is(err, osd.ErrForeign):
+		return &exitError{exitForeign, err}
+	case errors.Is(err, objstore.Corrupt):
+		return &exitError{exitDamaged, err}
+	case errors.Is(err, objstore.Unsupported):
+		return &exitError{exitNewer, err}
+	}
+	return err
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+)
+
+func dfCommand() *cli.Command {
+	return &cli.Command{
+		Name:   "df",
+		Usage:  "show the space of a running store",
+		Flags:  reportFlags(),
+		Action: func(c *cli.Context) error { return report(c, writeSpace) },
+	}
+}
+
+func writeSpace(w io.Writer, st *statusReport) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	percent := 0.0
+	if st.Bytes.Total > 0 {
+		percent = 100 * float64(st.Bytes.Used) / float64(st.Bytes.Total)
+	}
+	fmt.Fprintln(tw, "SIZE\tUSED\tAVAIL\tUSE%\tMOUNTED ON")
+	fmt.Fprintf(tw, "%s\t%s\t%s\t%.0f%%\t%s\n\n", humanize.IBytes(st.Bytes.Total), humanize.IBytes(st.Bytes.Used),
+		humanize.IBytes(st.Bytes.Avail), percent, st.Mountpoint)
+	fmt.Fprintln(tw, "POOL\tKIND\tREPLICAS\tMINIMUM\tGROUPS")
+	for _, p := range st.Pools {
+		groups := "-"
+		if p.PGs > 0 {
+			groups = fmt.Sprint(p.PGs)
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%d\t%d\t%s\n", p.Name, p.Kind, p.Size, p.MinSize, groups)
+	}
+	return tw.Flush()
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+)
+
+// parseMountOptions reads what follows -o: options of this program, and those
+// that mount(8) passes on from /etc/fstab. What would change the meaning of the
+// mount and is not supported is refused.
+func (o *upOptions) parseMountOptions(list string) error {
+	if list == "" {
+		return nil
+	}
+	for _, opt := range strings.Split(list, ",") {
+		name, value, _ := strings.Cut(opt, "=")
+		if err := o.parseMountOption(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *upOptions) parseMountOption(name, value string) error {
+	switch name {
+	case "data":
+		o.data = trimSource(value)
+	case "volume-depth", "volume_depth":
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 1 {
+			return usageError("mount option %s=%s: must be a number from 1 on", name, value)
+		}
+		o.volumeDepth = n
+	case "dirsync", "sync":
+		o.dirSync = true
+	case "nonempty":
+		o.nonempty = true
+	case "debug":
+		o.debug = true
+	case "log-file", "log_file":
+		o.logFile = value
+	case "log-format", "log_format":
+		o.logFormat = value
+	case "suid":
+		o.suid = true
+	case "nosuid":
+		o.suid = false
+	case "dev":
+		o.dev = true
+	case "nodev":
+		o.dev = false
+	case "noexec":
+		o.noExec = true
+	case "exec":
+		o.noExec = false
+	case "", "rw", "defaults", "auto", "noauto", "nofail", "nouser", "_netdev", "async",
+		"noatime", "relatime", "nodiratime", "lazytime", "allow_other", "default_permissions":
+		// true already, or meant for mount(8)
+	default:
+		if strings.HasPrefix(name, "x-") || name == "comment" {
+			return nil
+		}
+		return usageError("unknown mount option %q", name)
+	}
+	return nil
+}
+
+// trimSource turns the source of a mount into its data directory.
+func trimSource(s string) string { return strings.TrimPrefix(s, sourcePrefix) }

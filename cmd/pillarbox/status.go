@@ -1,0 +1,72 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+)
+
+func reportFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "data", Usage: "`DIR` that holds the store"},
+		&cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT` of the answer: text or json"},
+	}
+}
+
+func statusCommand() *cli.Command {
+	return &cli.Command{
+		Name:   "status",
+		Usage:  "say how a running store is",
+		Flags:  reportFlags(),
+		Action: func(c *cli.Context) error { return report(c, writeStatus) },
+	}
+}
+
+// report asks a running store and writes the answer, as text or JSON.
+func report(c *cli.Context, text func(io.Writer, *statusReport) error) error {
+	if _, err := operands(c); err != nil {
+		return err
+	}
+	format := c.String("format")
+	if format != "text" && format != "json" {
+		return usageError("format %q: must be text or json", format)
+	}
+	if c.String("data") == "" {
+		return usageError("pillarbox %s needs --data DIR, the directory that holds the store", c.Command.Name)
+	}
+	st, err := askStatus(c.Context, c.String("data"))
+	if err != nil {
+		return err
+	}
+	if format == "json" {
+		enc := json.NewEncoder(c.App.Writer)
+		enc.SetIndent("", "  ")
+		return enc.Encode(st)
+	}
+	return text(c.App.Writer, st)
+}
+
+func writeStatus(w io.Writer, st *statusReport) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(tw, name+"\t"+format+"\n", args...) }
+	row("health", "%s", st.Health)
+	for _, p := range st.Problems {
+		row("", "%s", p)
+	}
+	row("store", "%s (map epoch %d)", st.FSID, st.Epoch)
+	row("data", "%s", st.Data)
+	row("mount point", "%s", st.Mountpoint)
+	row("running", "for %v, pid %d, version %s", (time.Duration(st.Uptime) * time.Second), st.Pid, st.Version)
+	row("osds", "%d: %d up, %d in", st.OSDs.Total, st.OSDs.Up, st.OSDs.In)
+	row("groups", "%d", st.PGs)
+	row("space", "%s, %s used, %s available", humanize.IBytes(st.Bytes.Total), humanize.IBytes(st.Bytes.Used), humanize.IBytes(st.Bytes.Avail))
+	if st.Files != nil {
+		row("files", "%d", *st.Files)
+	}
+	return tw.Flush()
+}

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"pillarbox/mon"
+	"pillarbox/objstore"
+)
+
+// upOptions are those of up and mount, checked.
+type upOptions struct {
+	data, point string // absolute and resolved
+
+	volumeDepth       int // 0: not said
+	dirSync, nonempty bool
+	suid, dev, noExec bool
+	debug             bool
+	logFormat         string
+	logFile           string // only in the background
+}
+
+const defaultVolumeDepth = 2
+
+func upFlags() []cli.Flag {
+	return append([]cli.Flag{
+		&cli.StringFlag{Name: "data", Usage: "`DIR` that holds the store; made if missing"},
+		&cli.IntFlag{Name: "volume-depth", Usage: "of a new store: accounts are the directories `N` levels below the mount point (default: 2, /<domain>/<user>)"},
+		&cli.BoolFlag{Name: "dirsync", Usage: "make every rename, unlink, create and chmod wait until it is on stable storage"},
+		&cli.BoolFlag{Name: "nonempty", Usage: "mount over a directory that is not empty"},
+		&cli.StringFlag{Name: "o", Usage: "mount `OPTIONS` as in /etc/fstab, separated by commas"},
+	}, logFlags()...)
+}
+
+func upCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "up",
+		Usage:     "open a store and mount it, until Ctrl-C",
+		ArgsUsage: "MOUNTPOINT",
+		Flags: append(upFlags(),
+			&cli.IntFlag{Name: "ready-fd", Hidden: true, Value: -1},
+			&cli.StringFlag{Name: "log-file", Hidden: true}),
+		Action: func(c *cli.Context) error {
+			opt, err := parseUp(c)
+			if err != nil {
+				return err
+			}
+			if fd := c.Int("ready-fd"); fd >= 0 {
+				return upInBackground(c.Context, opt, os.NewFile(uintptr(fd), "ready"))
+			}
+			log, err := newLog(c.App.ErrWriter, opt.logFormat, opt.debug)
+			if err != nil {
+				return err
+			}
+			return up(c.Context, opt, log, upHooks{
+				locked: func() error { return nil },
+				ready:  func(d *dataDir) error { return greet(c.App.Writer, opt, d) },
+			})
+		},
+	}
+}
+
+func greet(w io.Writer, opt upOptions, d *dataDir) error {
+	_, err := fmt.Fprintf(w, `Pillarbox is up: the mail lives in %[1]s
+(store %[2]s in %[3]s; accounts are directories %[4]d levels deep)
+
+Try next, in another terminal:
+  mkdir -p %[1]s/example.org/alice/Maildir/new %[1]s/example.org/alice/Maildir/cur %[1]s/example.org/alice/Maildir/tmp
+  pillarbox status --data %[3]s
+  pillarbox bench %[1]s
+then point Postfix and Dovecot at it. Ctrl-C flushes, unmounts and ends.
+`, opt.point, d.info.FSID, opt.data, d.info.VolumeDepth)
+	if errors.Is(err, unix.EPIPE) {
+		return nil // whoever read our output has gone; the mail is served all the same
+	}
+	return err
+}
+
+// upHooks are called when up has locked the data directory, and when the mount
+// answers.
+type upHooks struct {
+	locked func() error
+	ready  func(*dataDir) error
+}
+
+// up serves the store until a signal or an unmount ends it.
+func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (err error) {
+	d, dead, err := prepare(opt)
+	if d != nil {
+		defer func() { err = errors.Join(err, d.release()) }()
+	}
+	if err != nil {
+		return err
+	}
+	if err := hooks.locked(); err != nil {
+		return err
+	}
+	if dead {
+		if err := clearDead(opt.point, log); err != nil {
+			return err
+		}
+		if _, err := checkMountpoint(opt.point, opt.data, opt.nonempty); err != nil {
+			return err
+		}
+	}
+	signal.Ignore(unix.SIGPIPE) // a reader of our output that goes away must not end the mail
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(signals)
+
+	s, err := start(ctx, d, opt, log, signals)
+	if err != nil {
+		return err
+	}
+	adm, err := startAdmin(ctx, d, s, log)
+	if err == nil {
+		err = hooks.ready(d)
+	}
+	if err != nil {
+		return errors.Join(err, adm.close(), shutdown(s, opt, log, signals))
+	}
+	log.Info("serving", "mountpoint", opt.point, "data", opt.data, "fsid", d.info.FSID)
+	select {
+	case sig := <-signals:
+		log.Info("ending: flushing and unmounting", "signal", sig.String())
+	case <-s.mount.Done():
+		log.Info("ending: the mount was taken down from outside", "mountpoint", opt.point)
+	}
+	return errors.Join(adm.close(), shutdown(s, opt, log, signals))
+}
+
+// prepare checks everything that can be checked without a change, then locks
+// the data directory, making it if it is new.
+func prepare(opt upOptions) (d *dataDir, dead bool, err error) {
+	if d, err = findDataDir(opt.data); err != nil {
+		return nil, false, err
+	}
+	if d.info != nil {
+		if err := d.takeLock(); err != nil {
+			return nil, false, err
+		}
+		if opt.volumeDepth != 0 && opt.volumeDepth != d.info.VolumeDepth {
+			return d, false, usageError("--volume-depth %d: the store in %s was made with %d, for life", opt.volumeDepth, d.path, d.info.VolumeDepth)
+		}
+	}
+	if dead, err = checkMountpoint(opt.point, opt.data, opt.nonempty); err != nil {
+		return d, false, err
+	}
+	if err := checkFuse(); err != nil {
+		return d, false, err
+	}
+	if d.info == nil {
+		if d, err = makeStore(d, opt); err != nil {
+			return d, false, err
+		}
+	}
+	return d, dead, d.writePid()
+}
+
+// makeStore makes the data directory of a new store, unless another process
+// just did.
+func makeStore(d *dataDir, opt upOptions) (*dataDir, error) {
+	if err := d.create(); err != nil {
+		return d, err
+	}
+	if err := d.takeLock(); err != nil {
+		return d, err
+	}
+	now, err := findDataDir(d.path)
+	if err != nil {
+		return d, err
+	}
+	if now.info != nil {
+		d.info = now.info
+		return d, nil
+	}
+	depth := opt.volumeDepth
+	if depth == 0 {
+		depth = defaultVolumeDepth
+	}
+	return d, d.writeInfo(&storeInfo{Format: storeFormat, FSID: mon.NewFSID(), Created: time.Now().UTC().Truncate(time.Second), VolumeDepth: depth})
+}
+
+// start opens the store and mounts it. A signal cancels it.
+func start(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger, signals <-chan os.Signal) (*stack, error) {
+	opening, cancel := context.WithCancelCause(ctx)
+	opened := make(chan struct{})
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		select {
+		case sig := <-signals:
+			cancel(fmt.Errorf("interrupted by signal: %v", sig))
+		case <-opened:
+		}
+	}()
+	s, err := openStack(opening, d, opt, log)
+	close(opened)
+	<-watching
+	defer cancel(nil)
+	if err != nil {
+		return nil, err
+	}
+	if err = context.Cause(opening); err == nil && !d.info.Complete {
+		whole := *d.info
+		whole.Complete = true
+		err = d.writeInfo(&whole)
+	}
+	if err == nil {
+		err = s.mountAt(ctx, opt.point, d.path, opt, log)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+// parseUp reads the options of up and mount.
+func parseUp(c *cli.Context) (upOptions, error) {
+	opt := upOptions{
+		volumeDepth: c.Int("volume-depth"), dirSync: c.Bool("dirsync"), nonempty: c.Bool("nonempty"),
+		debug: c.Bool("debug"), logFormat: c.String("log-format"), logFile: c.String("log-file"), data: c.String("data"),
+	}
+	if c.IsSet("volume-depth") && opt.volumeDepth == 0 {
+		opt.volumeDepth = -1 // refused below
+	}
+	if err := opt.parseMountOptions(c.String("o")); err != nil {
+		return opt, err
+	}
+	names := []string{"MOUNTPOINT"}
+	if c.NArg() == 2 && opt.data == "" && c.Command.Name == "mount" { // as mount(8) calls it
+		names = []string{"DIR", "MOUNTPOINT"}
+	}
+	args, err := operands(c, names...)
+	if err != nil {
+		return opt, err
+	}
+	if len(args) == 2 {
+		opt.data = trimSource(args[0])
+	}
+	if opt.data == "" {
+		return opt, usageError("pillarbox %s needs --data DIR, the directory that holds the store", c.Command.Name)
+	}
+	if opt.volumeDepth < 0 || opt.volumeDepth > objstore.MaxVolumeDepth {
+		return opt, usageError("--volume-depth: must be 1 to %d", objstore.MaxVolumeDepth)
+	}
+	if _, err := newLog(io.Discard, opt.logFormat, opt.debug); err != nil {
+		return opt, err
+	}
+	if opt.data, err = absolute(opt.data); err != nil {
+		return opt, failure(exitFailure, "%w", err)
+	}
+	if opt.point, err = absolute(args[len(args)-1]); err != nil {
+		return opt, failure(exitMountpoint, "mount point: %w", err)
+	}
+	return opt, nil
+}

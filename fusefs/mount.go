@@ -1,0 +1,192 @@
+package fusefs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"pillarbox/cachefs"
+)
+
+const fsType = "pillarbox"
+
+// Options of a mount. The zero value means the defaults.
+type Options struct {
+	Source     string          // what mount tables show as the device; "pillarbox"
+	Timeout    time.Duration   // how long the kernel keeps names, absent names and attributes; 24 h
+	DirTimeout time.Duration   // the same of attributes of directories; 1 s
+	ReadAhead  int             // bytes the kernel reads ahead; 1 MiB
+	Suid       bool            // honour set-user-ID bits
+	Dev        bool            // honour device files
+	NoExec     bool            // refuse to run programs
+	Log        *slog.Logger    // slog.Default()
+	Base       context.Context // values for requests; context.Background(). Its cancellation is ignored: Unmount ends the mount
+}
+
+func (o Options) withDefaults() Options {
+	if o.Source == "" {
+		o.Source = fsType
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 24 * time.Hour
+	}
+	if o.DirTimeout == 0 {
+		o.DirTimeout = min(time.Second, o.Timeout)
+	}
+	if o.ReadAhead == 0 {
+		o.ReadAhead = 1 << 20
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Base == nil {
+		o.Base = context.Background()
+	}
+	return o
+}
+
+// Validate says what is wrong with the options, defaults filled in.
+func (o Options) Validate() error {
+	switch {
+	case o.Timeout < 0 || o.DirTimeout < 0:
+		return errors.New("timeouts must not be negative")
+	case o.ReadAhead < 4096:
+		return errors.New("ReadAhead must be at least 4096")
+	case strings.ContainsAny(o.Source, "\x00\n"):
+		return errors.New("Source must be one line")
+	}
+	return nil
+}
+
+// Mounted is a mount that is up.
+type Mounted struct {
+	point  string
+	server *fuse.Server
+	done   chan struct{}
+}
+
+const (
+	maxWrite      = 1 << 20 // bytes of one read or write request
+	maxBackground = 128     // read-ahead and other requests nobody waits for
+)
+
+// Mount mounts fs at mountpoint and returns once it answers. Only root can
+// do it. fs stays the caller's, to be closed after the mount has ended.
+func Mount(mountpoint string, fs *cachefs.FS, o Options) (*Mounted, error) {
+	o = o.withDefaults()
+	if err := o.Validate(); err != nil {
+		return nil, fmt.Errorf("mount options: %w", err)
+	}
+	point, err := filepath.Abs(mountpoint)
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
+	}
+	r := &raw{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		fs:            fs,
+		ctx:           context.WithoutCancel(o.Base),
+		log:           o.Log,
+		timeout:       o.Timeout,
+		dirTimeout:    o.DirTimeout,
+	}
+	server, err := fuse.NewServer(r, point, o.mountOptions())
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", point, err)
+	}
+	m := &Mounted{point, server, make(chan struct{})}
+	go func() {
+		defer close(m.done)
+		server.Serve()
+	}()
+	if err := server.WaitMount(); err != nil {
+		return nil, errors.Join(fmt.Errorf("mount %s: %w", point, err), m.UnmountLazily())
+	}
+	if err := setReadAhead(point, o.ReadAhead); err != nil {
+		o.Log.Warn("the kernel keeps its read-ahead", "mountpoint", point, "err", err)
+	}
+	return m, nil
+}
+
+func (o Options) mountOptions() *fuse.MountOptions {
+	mo := &fuse.MountOptions{
+		Name:              fsType,
+		FsName:            o.Source,
+		DirectMountStrict: true,
+		AllowOther:        true,
+		// The kernel checks permissions, supplementary groups included.
+		Options:              []string{"default_permissions"},
+		MaxWrite:             maxWrite,
+		MaxReadAhead:         o.ReadAhead,
+		MaxBackground:        maxBackground,
+		EnableSymlinkCaching: true,
+		// Own writes move mtime; that must not cost the pages they filled.
+		ExplicitDataCacheControl: true,
+		// KILLPRIV_V2: we clear set-ID bits and file capabilities, so the kernel
+		// need not ask for security.capability before every write.
+		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO |
+			fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_ASYNC_DIO,
+		Logger: slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+	}
+	for _, f := range []struct {
+		set  bool
+		name string
+	}{{o.Suid, "suid"}, {o.Dev, "dev"}, {o.NoExec, "noexec"}} {
+		if f.set {
+			mo.Options = append(mo.Options, f.name)
+		}
+	}
+	return mo
+}
+
+// setReadAhead raises the kernel's limit for this mount, which starts at 128 KiB
+// whatever FUSE asks for.
+func setReadAhead(point string, bytes int) error {
+	var st unix.Stat_t
+	if err := unix.Stat(point, &st); err != nil {
+		return err
+	}
+	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+	return os.WriteFile(path, fmt.Appendf(nil, "%d", bytes>>10), 0)
+}
+
+// Point is the mount point as an absolute path.
+func (m *Mounted) Point() string { return m.point }
+
+// Done is closed when the mount has ended, by Unmount or by umount(8).
+func (m *Mounted) Done() <-chan struct{} { return m.done }
+
+// Wait returns when the mount has ended and no request is being served.
+func (m *Mounted) Wait() { <-m.done }
+
+// Unmount ends the mount. While files are open in it, it fails with EBUSY.
+func (m *Mounted) Unmount() error {
+	if err := m.unmount(0); err != nil {
+		return err
+	}
+	m.Wait()
+	return nil
+}
+
+// UnmountLazily takes the mount out of the tree at once; it ends when the last
+// open file is closed, which Wait waits for.
+func (m *Mounted) UnmountLazily() error { return m.unmount(unix.MNT_DETACH) }
+
+func (m *Mounted) unmount(flags int) error {
+	select {
+	case <-m.done:
+		return nil
+	default:
+	}
+	if err := unix.Unmount(m.point, flags); err != nil {
+		return fmt.Errorf("unmount %s: %w", m.point, err)
+	}
+	return nil
+}

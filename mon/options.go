@@ -1,0 +1,41 @@
+package mon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"pillarbox/objstore"
+)
+
+// Options configure Open.
+type Options struct {
+	Dir         string // the monitor's directory; made 0700 if missing
+	FSID        string // of a new store; random. An old store keeps its own
+	VolumeDepth int    // of a new store: the depth of the directories that are volumes; 2. An old store keeps its own
+	Log         *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.VolumeDepth == 0 {
+		o.VolumeDepth = 2
+	}
+	if o.FSID == "" {
+		o.FSID = NewFSID()
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return o
+}
+
+// Validate says what is wrong with the options, defaults filled in.
+func (o Options) Validate() error {
+	switch {
+	case o.Dir == "":
+		return errors.New("a monitor needs a directory")
+	case o.VolumeDepth < 1 || o.VolumeDepth > objstore.MaxVolumeDepth:
+		return fmt.Errorf("volume depth %d: must be 1 to %d", o.VolumeDepth, objstore.MaxVolumeDepth)
+	}
+	return nil
+}
