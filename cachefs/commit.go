@@ -297,7 +297,8 @@ func (pl *planner) merge(l *layout, lo, hi uint64) error {
 	return nil
 }
 
-// mergeBlocks keeps every block that the commit touches below maxExtents.
+// mergeBlocks merges extents of every block that the commit touches: those of
+// like size, and then whatever is needed to stay within maxExtents.
 func (pl *planner) mergeBlocks() error {
 	last := ^uint64(0)
 	for i := 0; i < len(pl.pieces); i++ {
@@ -310,15 +311,21 @@ func (pl *planner) mergeBlocks() error {
 		if err != nil {
 			return err
 		}
-		b := l.block(at)
-		if len(b) <= maxExtents {
-			continue
+		for {
+			b := l.block(at)
+			lo, hi, ok := b.likes()
+			if !ok && len(b) > maxExtents {
+				lo, hi = b.cheapest()
+				ok = true
+			}
+			if !ok {
+				break
+			}
+			if err := pl.merge(l, lo, hi); err != nil {
+				return err
+			}
 		}
-		lo, hi := b.cheapest()
-		if err := pl.merge(l, lo, hi); err != nil {
-			return err
-		}
-		// The merge may have replaced pieces up to this one and beyond.
+		// Merging may have replaced this piece and others of the block.
 		for i = 0; i < len(pl.pieces) && pl.pieces[i].Off < at; i++ {
 		}
 	}

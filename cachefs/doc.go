@@ -34,7 +34,7 @@
 // A file of up to 512 bytes is one Inline extent. A small piece of a larger one
 // is Inline while the inode record has room. Pieces up to objstore.ResidentMax
 // travel in the commit; larger ones are put into the data pool first. Small
-// extents are merged before a chunk's worth of file has more than 32 of them:
-// the cheapest run is rewritten, so bytes appended in small pieces are copied a
-// logarithmic number of times.
+// extents are merged: six neighbours of like size become one, so bytes appended
+// in small pieces are copied a logarithmic number of times, and a chunk's worth
+// of file never has more than 32 extents.
 package cachefs

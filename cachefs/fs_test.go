@@ -89,7 +89,7 @@ func TestAppends(t *testing.T) {
 	if carried > 6*len(want) {
 		t.Errorf("%d bytes were carried for %d", carried, len(want))
 	}
-	if n := b.store.Count("Extents"); n > 200 {
+	if n := b.store.Count("Extents"); n > 1000 {
 		t.Errorf("asked %d times for extents", n)
 	}
 }

@@ -114,6 +114,36 @@ func (l layout) inlineRun(lo, hi uint64) (uint64, uint64) {
 	return lo, hi
 }
 
+// fanOut neighbours of like size are merged into one, so that a byte appended is
+// rewritten once for every sixfold growth of the extent it is in.
+const fanOut = 6
+
+func tier(n uint32) int {
+	t := 0
+	for n >= 36*fanOut {
+		n /= fanOut
+		t++
+	}
+	return t
+}
+
+// likes is a run of fanOut or more touching extents of one tier, if the block
+// has one. Inline ones join by themselves.
+func (l layout) likes() (lo, hi uint64, ok bool) {
+	for i := 0; i < len(l); {
+		j := i + 1
+		for j < len(l) && l[j-1].end() == l[j].off && l[i].kind != objstore.Inline &&
+			l[j].kind != objstore.Inline && tier(l[j].n) == tier(l[i].n) {
+			j++
+		}
+		if j-i >= fanOut {
+			return l[i].off, l[j-1].end(), true
+		}
+		i = j
+	}
+	return 0, 0, false
+}
+
 // cheapest is the run of neighbouring extents of a block that is shortest among
 // those whose merging leaves half of maxExtents.
 func (l layout) cheapest() (lo, hi uint64) {

@@ -12,6 +12,7 @@ const (
 	smallBody   = 256 << 10 // a file up to this size is read whole and kept while open
 	readWidth   = 8         // chunks of one read that are fetched at a time
 	readRetries = 16
+	readMax     = 16 << 20                // bytes read at a time; within a window wherever they begin
 	windowSpan  = 16 * objstore.ChunkSize // file bytes whose extents are cached at a time
 )
 
@@ -30,8 +31,19 @@ type fetch struct {
 }
 
 // Read fills p from off on, less only at the end of the file.
-func (h *Handle) Read(ctx context.Context, p []byte, off uint64) (int, error) {
-	f := h.f
+func (h *Handle) Read(ctx context.Context, p []byte, off uint64) (done int, err error) {
+	for done < len(p) {
+		part := p[done:min(len(p), done+readMax)]
+		n, err := h.f.read(ctx, part, off+uint64(done))
+		done += n
+		if err != nil || n < len(part) {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+func (f *file) read(ctx context.Context, p []byte, off uint64) (int, error) {
 	for try := 0; ; try++ {
 		f.mu.Lock()
 		gen := f.gen
@@ -65,7 +77,11 @@ func (h *Handle) Read(ctx context.Context, p []byte, off uint64) (int, error) {
 	}
 }
 
+// moved waits for a commit under way, which frees chunks before gen tells, and
+// says whether the committed state is another than gen's.
 func (f *file) moved(gen uint64) bool {
+	f.commitMu.Lock()
+	defer f.commitMu.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.gen != gen

@@ -319,7 +319,7 @@ func (g *group) wait(ctx context.Context, index uint64) error {
 	w := waiter{index, make(chan error, 1)}
 	g.waiters = append(g.waiters, w)
 	g.mu.Unlock()
-	g.osd.kickSync()
+	g.osd.syncForMe()
 	select {
 	case err := <-w.done:
 		return err

@@ -87,6 +87,7 @@ type OSD struct {
 	pendMu  sync.Mutex
 	pending map[*group]struct{}
 
+	syncing  sync.Mutex // held while the log is synced and the groups told; before group.mu
 	syncNow  chan struct{}
 	flushNow chan struct{}
 	reapNow  chan struct{}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 
+	"golang.org/x/sys/unix"
+
 	"pillarbox/cachefs"
 	"pillarbox/fusefs"
 	"pillarbox/mon"
@@ -23,6 +25,7 @@ type stack struct {
 	client *client.Client
 	fs     *cachefs.FS
 	mount  *fusefs.Mounted
+	dev    uint64 // of the mount
 }
 
 // openStack opens the store in a locked data directory, without mounting it. A
@@ -68,6 +71,11 @@ func (s *stack) mountAt(ctx context.Context, point, dataDir string, opt upOption
 		return failure(exitMount, "%w", err)
 	}
 	s.mount = mnt
+	var st unix.Stat_t
+	if err := unix.Stat(point, &st); err != nil {
+		return errors.Join(failure(exitMount, "stat the new mount %s: %w", point, err), mnt.UnmountLazily())
+	}
+	s.dev = st.Dev
 	return nil
 }
 

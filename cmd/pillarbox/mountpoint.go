@@ -49,13 +49,19 @@ func isDead(path string) bool {
 	return errors.Is(unix.Statfs(path, &st), unix.ENOTCONN)
 }
 
-// checkMountpoint says whether the store in dataDir can be mounted at point;
-// both are absolute and resolved. It changes nothing. dead: a mount that nobody
-// serves is in the way, to be removed by clearDead.
-func checkMountpoint(point, dataDir string, nonempty bool) (dead bool, err error) {
+// checkApart refuses a mount point and a data directory of which one is in the
+// other. Both are absolute and resolved.
+func checkApart(point, dataDir string) error {
 	if within(point, dataDir) || within(dataDir, point) {
-		return false, failure(exitMountpoint, "mount point %s and data directory %s overlap", point, dataDir)
+		return failure(exitMountpoint, "mount point %s and data directory %s overlap", point, dataDir)
 	}
+	return nil
+}
+
+// checkMountpoint says whether a store can be mounted at point, which is
+// absolute and resolved. It changes nothing. dead: a mount that nobody
+// serves is in the way, to be removed by clearDead.
+func checkMountpoint(point string, nonempty bool) (dead bool, err error) {
 	st, err := os.Stat(point)
 	mnt, merr := mountAt(point)
 	if merr != nil {

@@ -26,10 +26,8 @@ func shutdown(s *stack, opt upOptions, log *slog.Logger, signals <-chan os.Signa
 		case <-done:
 		}
 	}()
-	err := unmount(s, opt.point, log)
-	if err == nil {
-		err = s.close()
-	}
+	unmount(s, opt.point, log)
+	err := s.close()
 	close(done)
 	<-watching
 	if err == nil {
@@ -40,32 +38,38 @@ func shutdown(s *stack, opt upOptions, log *slog.Logger, signals <-chan os.Signa
 
 // unmount ends the mount. When programs have files open in it, it is flushed,
 // taken out of the tree, and cut off: their next call fails.
-func unmount(s *stack, point string, log *slog.Logger) error {
+func unmount(s *stack, point string, log *slog.Logger) {
 	var st unix.Stat_t
 	err := unix.Stat(point, &st)
 	select {
 	case <-s.mount.Done():
-		return nil
+		return
 	default:
 	}
-	if err != nil {
-		return fmt.Errorf("unmount %s: stat: %w", point, err)
+	switch {
+	case err != nil || st.Dev != s.dev:
+		log.Warn("the mount was taken out of the tree while files were open; cutting off the programs that have them open", "mountpoint", point)
+	default:
+		err := s.mount.Unmount()
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			log.Error("cannot unmount; flushing and unmounting lazily", "mountpoint", point, "err", err)
+		} else {
+			log.Warn("the mount is busy: flushing it and unmounting lazily; programs that have files open in it get errors from now on", "mountpoint", point)
+		}
+		if err := syncMount(point); err != nil {
+			log.Warn("flushing memory maps of open files", "err", err)
+		}
+		if err := s.mount.UnmountLazily(); err != nil {
+			log.Error("cannot unmount lazily; the next start will remove the dead mount", "err", err)
+		}
 	}
-	if err := s.mount.Unmount(); !errors.Is(err, unix.EBUSY) {
-		return err
-	}
-	log.Warn("the mount is busy: flushing it and unmounting lazily; programs that have files open in it get errors from now on", "mountpoint", point)
-	if err := syncMount(point); err != nil {
-		log.Warn("flushing memory maps of open files", "err", err)
-	}
-	if err := s.mount.UnmountLazily(); err != nil {
-		return err
-	}
-	if err := abortFuse(unix.Minor(st.Dev)); err != nil {
+	if err := abortFuse(unix.Minor(s.dev)); err != nil {
 		log.Warn("cannot cut off the programs that have files open; waiting for them", "err", err)
 	}
 	s.mount.Wait()
-	return nil
 }
 
 // syncMount makes the kernel hand over what it holds of changed memory maps.

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -70,6 +72,7 @@ func upCommand() *cli.Command {
 }
 
 func greet(w io.Writer, opt upOptions, d *dataDir) error {
+	point, data := shellQuote(opt.point), shellQuote(opt.data)
 	_, err := fmt.Fprintf(w, `Pillarbox is up: the mail lives in %[1]s
 (store %[2]s in %[3]s; accounts are directories %[4]d levels deep)
 
@@ -78,11 +81,22 @@ Try next, in another terminal:
   pillarbox status --data %[3]s
   pillarbox bench %[1]s
 then point Postfix and Dovecot at it. Ctrl-C flushes, unmounts and ends.
-`, opt.point, d.info.FSID, opt.data, d.info.VolumeDepth)
+`, point, d.info.FSID, data, d.info.VolumeDepth)
 	if errors.Is(err, unix.EPIPE) {
 		return nil // whoever read our output has gone; the mail is served all the same
 	}
 	return err
+}
+
+// shellQuote makes a path ready to be pasted into a shell.
+func shellQuote(s string) string {
+	safe := func(r rune) bool {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("/._-+:@%,", r)
+	}
+	if strings.IndexFunc(s, func(r rune) bool { return !safe(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // upHooks are called when up has locked the data directory, and when the mount
@@ -108,7 +122,7 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 		if err := clearDead(opt.point, log); err != nil {
 			return err
 		}
-		if _, err := checkMountpoint(opt.point, opt.data, opt.nonempty); err != nil {
+		if _, err := checkMountpoint(opt.point, opt.nonempty); err != nil {
 			return err
 		}
 	}
@@ -128,6 +142,7 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 	if err != nil {
 		return errors.Join(err, adm.close(), shutdown(s, opt, log, signals))
 	}
+	debug.FreeOSMemory() // opening a store leaves much behind that is not needed again
 	log.Info("serving", "mountpoint", opt.point, "data", opt.data, "fsid", d.info.FSID)
 	select {
 	case sig := <-signals:
@@ -141,6 +156,9 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 // prepare checks everything that can be checked without a change, then locks
 // the data directory, making it if it is new.
 func prepare(opt upOptions) (d *dataDir, dead bool, err error) {
+	if err := checkApart(opt.point, opt.data); err != nil {
+		return nil, false, err
+	}
 	if d, err = findDataDir(opt.data); err != nil {
 		return nil, false, err
 	}
@@ -152,7 +170,7 @@ func prepare(opt upOptions) (d *dataDir, dead bool, err error) {
 			return d, false, usageError("--volume-depth %d: the store in %s was made with %d, for life", opt.volumeDepth, d.path, d.info.VolumeDepth)
 		}
 	}
-	if dead, err = checkMountpoint(opt.point, opt.data, opt.nonempty); err != nil {
+	if dead, err = checkMountpoint(opt.point, opt.nonempty); err != nil {
 		return d, false, err
 	}
 	if err := checkFuse(); err != nil {
