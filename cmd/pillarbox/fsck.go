@@ -34,14 +34,18 @@ func fsckCommand() *cli.Command {
 			"checksum. Changes nothing without --repair. The store must be stopped.\n\n" +
 			"Exit codes: 0 clean, 1 problems were repaired, 4 problems are left, 8 the check could not run.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "data", Usage: "the store's data `DIR`", Required: true},
+			&cli.StringFlag{Name: "data", Usage: "the store's data `DIR`"},
 			&cli.BoolFlag{Name: "repair", Usage: "mend names and counts, remove chunks that nothing names"},
 			&cli.BoolFlag{Name: "quick", Usage: "do not read the chunks to verify their checksums"},
 			&cli.StringFlag{Name: "format", Value: "text", Usage: "text or json"},
 		},
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return failure(fsckFailed, "fsck: %w", err) },
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return failure(fsckFailed, "fsck takes no argument: %q", c.Args().First())
+			}
+			if c.String("data") == "" {
+				return failure(fsckFailed, "fsck needs --data DIR; see 'pillarbox fsck --help'")
 			}
 			if f := c.String("format"); f != "text" && f != "json" {
 				return failure(fsckFailed, "format %q: must be text or json", f)
@@ -59,7 +63,11 @@ func fsckCommand() *cli.Command {
 }
 
 func runFsck(c *cli.Context) (*osd.CheckReport, error) {
-	d, err := findDataDir(c.String("data"))
+	path, err := absolute(c.String("data"))
+	if err != nil {
+		return nil, err
+	}
+	d, err := findDataDir(path)
 	if err != nil {
 		return nil, err
 	}

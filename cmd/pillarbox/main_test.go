@@ -108,14 +108,30 @@ func eventually(t *testing.T, what string, cond func() bool) {
 // daemon is a running "pillarbox up".
 type daemon struct {
 	cmd    *exec.Cmd
-	stderr bytes.Buffer
+	stderr stderrFile
 	ended  chan error
+}
+
+// stderrFile takes a process's stderr, to be read while it runs.
+type stderrFile string
+
+func (f stderrFile) String() string {
+	b, err := os.ReadFile(string(f))
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
 }
 
 func startUp(t *testing.T, data, point string, more ...string) *daemon {
 	t.Helper()
 	d := &daemon{cmd: command(t, append([]string{"up", "--data", data, point}, more...)...), ended: make(chan error, 1)}
-	d.cmd.Stderr = &d.stderr
+	f, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d.cmd.Stderr, d.stderr = f, stderrFile(f.Name())
 	out, err := d.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -3,8 +3,8 @@
 //
 // A run has one phase per number of workers, a phase has rounds, and a round
 // passes through the rows (see Rows) in one order. Every pass of a row is done
-// in the first directory and then, at once, in the second, so that what drifts
-// on the machine hits both; before a pass both are synced, so that no directory
+// in one directory and then, at once, in the other, so that what drifts on the
+// machine hits both; who is first changes with each round. Before a pass both are synced, so that no directory
 // pays for what the other left behind. A round before the first one warms up
 // and counts for nothing.
 //

@@ -13,7 +13,7 @@ const (
 // histogram counts durations in buckets of bounded relative width. Not safe
 // for concurrent use.
 type histogram struct {
-	counts [(64 - subBits) * subs]uint64
+	counts [(64 - subBits + 1) * subs]uint64
 	n      uint64
 }
 

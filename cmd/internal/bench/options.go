@@ -19,7 +19,7 @@ type Options struct {
 	Rows       []string      // names of rows, see Rows; empty: all
 	MailDir    string        // take bodies from the files below it; empty: made up
 	Seed       uint64        // contents and sizes follow from it
-	Rounds     int           // at least so many rounds
+	Rounds     int           // at least so many rounds; an even number is fairest
 	Time       time.Duration // go on with rounds until each row was measured so long in each directory
 	DropCaches bool          // drop the kernel's caches before cold rows; needs root
 
@@ -34,7 +34,7 @@ type Options struct {
 func Defaults(dir string) Options {
 	return Options{
 		Dir: dir, Workers: []int{1, 8, 32}, Messages: 400, MeanSize: 75 << 10, AttachSize: 64 << 20,
-		Seed: 1, Rounds: 3, DropCaches: true,
+		Seed: 1, Rounds: 4, DropCaches: true,
 	}
 }
 
