@@ -468,3 +468,27 @@ func fingerprint(t *testing.T, dir string) string {
 	}
 	return b.String()
 }
+
+func BenchmarkLink(b *testing.B) {
+	for _, workers := range []int{1, 8, 32} {
+		b.Run(fmt.Sprint(workers), func(b *testing.B) {
+			o := open(b, b.TempDir())
+			var wg sync.WaitGroup
+			per := b.N/workers + 1
+			before := o.wal.Stats()
+			for w := range workers {
+				root := initVolume(b, o, objstore.VolumeID(w+1))
+				wg.Go(func() {
+					ino := deliver(b, o, root, "x", []byte("x"))
+					for i := range per {
+						apply(b, o, objstore.Link{Ino: ino, Parent: root, Name: fmt.Sprint(i)}, objstore.Committed)
+					}
+				})
+			}
+			wg.Wait()
+			after := o.wal.Stats()
+			b.ReportMetric(float64(b.N)/float64(after.Syncs-before.Syncs), "commits/sync")
+			b.ReportMetric(float64((after.SyncTime-before.SyncTime).Microseconds())/float64(after.Syncs-before.Syncs), "µs/sync")
+		})
+	}
+}

@@ -4,9 +4,9 @@
 // A run has one phase per number of workers, a phase has rounds, and a round
 // passes through the rows (see Rows) in one order. Every pass of a row is done
 // in one directory and then, at once, in the other, so that what drifts on the
-// machine hits both; who is first changes with each round. Before a pass both are synced, so that no directory
-// pays for what the other left behind. A round before the first one warms up
-// and counts for nothing.
+// machine hits both; who is first changes with each round. Before a pass both
+// are synced, so that no directory pays for what the other left behind. A round
+// before the first one warms up and counts for nothing.
 //
 // Each worker is a locked OS thread with an account of its own below
 // DIR/bench-<random>.test; the row's work is plain system calls on it. What a

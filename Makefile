@@ -1,0 +1,76 @@
+# The entry points to building, running and testing Pillarbox; CI uses no others.
+
+# Where `make run` mounts the mail and keeps the store.
+MNT  ?= /mail
+DATA ?= /var/lib/pillarbox
+
+# How long `make test` and `make fuzz` run each fuzz target.
+FUZZTIME ?= 5s
+
+# `make bench` measures DIR, against VS when that is given.
+DIR ?= $(MNT)
+VS  ?=
+
+STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+SHELL = /bin/bash
+.SHELLFLAGS = -eu -o pipefail -c
+.DEFAULT_GOAL = build
+
+.PHONY: build install-deps test-deps run test vet unit fuzz posix crash e2e bench lint clean
+
+build:
+	go build -o bin/pillarbox ./cmd/pillarbox
+
+install-deps:
+	@test/install.sh run
+
+test-deps:
+	@test/install.sh test
+
+run: install-deps build
+	mkdir -p $(MNT)
+	exec bin/pillarbox up --data $(DATA) $(MNT)
+
+# One after the other, for the parts load the machine and mount filesystems.
+test: test-deps
+	$(MAKE) --no-print-directory vet
+	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory fuzz
+	$(MAKE) --no-print-directory posix
+	$(MAKE) --no-print-directory crash
+	$(MAKE) --no-print-directory e2e
+
+vet:
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:" $$unformatted; exit 1; fi
+	go vet ./...
+
+unit:
+	go test -race -timeout 15m $$(go list ./... | grep -v -e /test/posix -e /test/crash -e /test/e2e)
+
+# Go fuzzes one target of one package at a time.
+fuzz:
+	@grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*_test.go:func | |' | \
+	while read -r package target; do \
+		echo "go test -fuzz ^$$target$$ -fuzztime $(FUZZTIME) $$package"; \
+		go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+	done
+
+posix:
+	go test -count=1 -timeout 15m ./test/posix/...
+
+crash:
+	go test -count=1 -timeout 20m ./test/crash/...
+
+e2e:
+	go test -count=1 -timeout 20m ./test/e2e/...
+
+bench: build
+	bin/pillarbox bench $(if $(VS),--vs $(VS)) $(DIR)
+
+lint: vet
+	$(STATICCHECK) ./...
+
+clean:
+	rm -rf bin .cache
