@@ -74,6 +74,7 @@ type OSD struct {
 	opt    Options
 	log    *slog.Logger
 	db     *badger.DB
+	clone  string // read-only: the copy of the database that db has open
 	wal    *wal.Log
 	chunks *chunkstore.Store
 	groups []*group
@@ -92,6 +93,7 @@ type OSD struct {
 	flushNow chan struct{}
 	reapNow  chan struct{}
 	reap     reaper
+	settled  chan struct{} // closed when what the last run left is cleared up
 
 	flushMu   sync.Mutex       // one flush at a time
 	garbage   []chunkstore.Loc // forgotten durably, to be punched; flushMu
@@ -115,7 +117,7 @@ func Open(ctx context.Context, opt Options) (*OSD, error) {
 	}
 	o := &OSD{
 		opt: opt, log: opt.Log.With("osd", opt.ID), pending: make(map[*group]struct{}),
-		syncNow: make(chan struct{}, 1), flushNow: make(chan struct{}, 1), reapNow: make(chan struct{}, 1),
+		syncNow: make(chan struct{}, 1), flushNow: make(chan struct{}, 1), reapNow: make(chan struct{}, 1), settled: make(chan struct{}),
 	}
 	o.table.init()
 	if err := o.open(); err != nil {
@@ -208,13 +210,17 @@ func (o *OSD) replayInto() error {
 
 func (o *OSD) openDB() error {
 	dir := filepath.Join(o.opt.Dir, "db")
-	if !o.opt.ReadOnly {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("create database: %w", err)
+	var err error
+	if o.opt.ReadOnly {
+		if dir, err = cloneDB(o.opt.Dir, dir); err != nil {
+			return err
 		}
+		o.clone = dir
+	} else if err = errors.Join(os.MkdirAll(dir, 0o700), removeClones(o.opt.Dir)); err != nil {
+		return fmt.Errorf("create database: %w", err)
 	}
 	opt := badger.DefaultOptions(dir).
-		WithLogger(badgerLogger{o.log}).WithReadOnly(o.opt.ReadOnly).
+		WithLogger(badgerLogger{o.log}).
 		WithSyncWrites(true).WithDetectConflicts(false).WithMetricsEnabled(false).
 		WithMemTableSize(32 << 20).WithNumMemtables(2).WithNumCompactors(2).
 		WithBlockCacheSize(32 << 20).WithIndexCacheSize(16 << 20).
@@ -369,6 +375,9 @@ func (o *OSD) closeFiles() error {
 	}
 	if o.db != nil {
 		errs = append(errs, o.db.Close())
+	}
+	if o.clone != "" {
+		errs = append(errs, os.RemoveAll(o.clone))
 	}
 	return errors.Join(errs...)
 }

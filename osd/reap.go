@@ -34,6 +34,7 @@ func (o *OSD) reapLoop(ctx context.Context, left leftovers) error {
 	if err := o.reapLeftovers(ctx, left); err != nil && ctx.Err() == nil {
 		o.log.Error("clean up after the last run", "err", err)
 	}
+	close(o.settled)
 	for {
 		select {
 		case <-o.reapNow:

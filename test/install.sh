@@ -18,8 +18,11 @@ servers=/var/cache/pillarbox-test/servers
 say() { echo "install: $*"; }
 die() { echo "install: $*" >&2; exit 1; }
 
-have() { dpkg-query -W -f '${db:Status-Abbrev}\n' "$@" 2>/dev/null | grep -q . &&
-	[ "$(dpkg-query -W -f '${db:Status-Abbrev}\n' "$@" 2>/dev/null | grep -c '^ii')" -ge $# ]; }
+# have PACKAGE...: all of them are installed.
+have() {
+	states=$(dpkg-query -W -f '${db:Status-Abbrev}\n' "$@" 2>/dev/null) || return 1
+	! echo "$states" | grep -qv '^ii'
+}
 
 updated=
 apt_update() {
@@ -29,8 +32,10 @@ apt_update() {
 	updated=yes
 }
 
-# Daemons a package brings must not start: policy-rc.d says so while we install,
-# and what is newly there is disabled where systemd would start it at boot.
+# Nothing that is installed may be removed for it: a real server of the machine
+# that excludes a package makes this fail instead. Daemons a package brings must
+# not start: policy-rc.d says so while we install, and what is newly there is
+# disabled where systemd would start it at boot.
 policy=/usr/sbin/policy-rc.d
 placed=
 forbid_start() {
@@ -51,9 +56,10 @@ apt_install() {
 	[ "$(id -u)" = 0 ] || die "must be root to install: $*"
 	apt_update
 	say "apt-get install $*"
-	trap allow_start EXIT INT TERM
+	trap allow_start EXIT
+	trap 'exit 1' INT TERM
 	forbid_start
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >"$cache/apt.log" 2>&1 ||
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends --no-remove -o DPkg::Lock::Timeout=600 "$@" >"$cache/apt.log" 2>&1 ||
 		{ cat "$cache/apt.log" >&2; die "apt-get install failed: $*"; }
 	allow_start
 }
@@ -129,6 +135,11 @@ mail_set() {
 }
 
 mkdir -p "$cache"
+if [ "$(id -u)" = 0 ]; then
+	# Another clone of the repository may be installing the same.
+	exec 9>/run/lock/pillarbox-install.lock
+	flock 9
+fi
 [ -r /etc/debian_version ] || die "needs Debian or Ubuntu"
 case ${1:-} in
 run) run_deps ;;

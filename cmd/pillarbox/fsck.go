@@ -115,6 +115,9 @@ func printFsck(w io.Writer, format string, rep *osd.CheckReport) error {
 	for _, p := range rep.Problems {
 		fmt.Fprintln(w, p)
 	}
+	if rep.Leftovers > 0 {
+		fmt.Fprintf(w, "the store was not closed: its next start will remove %d chunks that nothing names\n", rep.Leftovers)
+	}
 	_, err := fmt.Fprintf(w, "%d volumes, %d inodes, %d chunks, %d bytes: %d problems\n",
 		rep.Volumes, rep.Inodes, rep.Chunks, rep.Bytes, len(rep.Problems))
 	return err

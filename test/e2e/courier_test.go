@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -73,6 +74,7 @@ func courier(t *testing.T, s *site, home string) *imapclient.Client {
 			t.Errorf("imapd: %v", err)
 		}
 		end.Stop()
+		endBelow(t, home, "gam_server")
 		if text, err := os.ReadFile(log.Name()); err != nil || t.Failed() {
 			t.Logf("imapd said: %s %v", tail(text), err)
 		}
@@ -81,6 +83,30 @@ func courier(t *testing.T, s *site, home string) *imapclient.Client {
 	})
 	ok(t, "greeting", client.WaitGreeting())
 	return client
+}
+
+// endBelow ends the processes of a name that work below a directory: Courier's
+// library for file events starts a daemon that stays for a while.
+func endBelow(t *testing.T, dir, name string) {
+	t.Helper()
+	waitFor(t, name+" to end", 20*time.Second, func() bool {
+		procs, err := filepath.Glob("/proc/[0-9]*")
+		ok(t, "listing processes", err)
+		left := false
+		for _, proc := range procs {
+			// A process may end while we look at it.
+			comm, _ := os.ReadFile(proc + "/comm")
+			cwd, _ := os.Readlink(proc + "/cwd")
+			if strings.TrimSpace(string(comm)) != name || !strings.HasPrefix(cwd, dir) {
+				continue
+			}
+			left = true
+			if pid, err := strconv.Atoi(filepath.Base(proc)); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		return !left
+	})
 }
 
 // TestCourier delivers by maildrop and reads, flags, copies and expunges

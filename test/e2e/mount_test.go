@@ -23,8 +23,8 @@ var buildProgram = sync.OnceValues(func() (string, error) {
 	return program, err
 })
 
-// mountStore runs `pillarbox up` on a new store until the test ends, which it
-// must with the mount gone.
+// mountStore runs `pillarbox up` on a new store until the test ends: it must
+// then exit 0, the mount be gone and fsck find nothing wrong.
 func mountStore(t *testing.T, s *site) {
 	t.Helper()
 	program, err := buildProgram()
@@ -38,7 +38,15 @@ func mountStore(t *testing.T, s *site) {
 			}
 		}
 	})
-	d := start(t, s, "pillarbox", []string{"HOME=/nonexistent"}, program, "up", "--data", filepath.Join(s.base, "data"), s.mail)
+	d := start(t, s, "pillarbox", []string{"HOME=/nonexistent"}, program, "up", "--data", s.data, s.mail)
+	t.Cleanup(func() {
+		if err := d.stop(t); err != nil {
+			t.Errorf("pillarbox up ended with: %v", err)
+		}
+		if out, err := exec.Command(program, "fsck", "--data", s.data).CombinedOutput(); err != nil {
+			t.Errorf("fsck: %v\n%s", err, tail(out))
+		}
+	})
 	waitFor(t, "the store to be mounted", 60*time.Second, func() bool {
 		select {
 		case err := <-d.done:

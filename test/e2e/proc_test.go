@@ -18,6 +18,8 @@ type daemon struct {
 	name string
 	cmd  *exec.Cmd
 	done chan error
+	// stopped belongs to the goroutine of the test.
+	stopped bool
 }
 
 // libraryPath lets the unpacked servers find their libraries.
@@ -54,19 +56,27 @@ func start(t *testing.T, s *site, name string, env []string, argv ...string) *da
 	return d
 }
 
-// stop asks the server to end, and kills its whole group when it does not.
-func (d *daemon) stop(t *testing.T) {
+// stop asks the server to end, kills its whole group when it does not, and
+// returns how it ended. The second call does nothing.
+func (d *daemon) stop(t *testing.T) error {
 	t.Helper()
+	if d.stopped {
+		return nil
+	}
+	d.stopped = true
 	group := -d.cmd.Process.Pid
 	// ESRCH only says that it has ended by itself.
 	_ = syscall.Kill(d.cmd.Process.Pid, syscall.SIGTERM)
+	var err error
 	select {
-	case <-d.done:
+	case err = <-d.done:
 	case <-time.After(20 * time.Second):
-		t.Errorf("%s did not end on SIGTERM", d.name)
+		err = fmt.Errorf("%s did not end on SIGTERM", d.name)
+		t.Error(err)
 	}
 	_ = syscall.Kill(group, syscall.SIGKILL)
 	waitFor(t, d.name+"'s processes to end", 20*time.Second, func() bool { return syscall.Kill(group, 0) == syscall.ESRCH })
+	return err
 }
 
 // waitFor polls until ok, or fails the test.

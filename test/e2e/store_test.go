@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -13,6 +15,8 @@ type site struct {
 	base string
 	// mail is the mount point.
 	mail string
+	// data is the store's directory.
+	data string
 }
 
 // plain says whether a plain directory takes the mount's place.
@@ -20,8 +24,31 @@ func plain() bool { return os.Getenv("PILLARBOX_TEST_PLAIN") != "" }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{base: newBase(t)}
-	s.mail = filepath.Join(s.base, "mail")
+	base := newBase(t)
+	s := &site{base: base, mail: filepath.Join(base, "mail"), data: filepath.Join(base, "data")}
+	mkdir(t, s.mail, 0, 0o755)
+	if !plain() {
+		mountStore(t, s)
+	}
+	return s
+}
+
+// newSmallSite is a site with a disk of its own, of so many bytes.
+func newSmallSite(t *testing.T, size int64) *site {
+	t.Helper()
+	base := newBase(t)
+	disk := filepath.Join(base, "disk")
+	mkdir(t, disk, 0, 0o755)
+	ok(t, "mounting a tmpfs", syscall.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d,mode=755", size)))
+	t.Cleanup(func() {
+		if err := syscall.Unmount(disk, 0); err != nil {
+			t.Errorf("unmounting the tmpfs: %v", err)
+		}
+	})
+	s := &site{base: base, mail: filepath.Join(base, "mail"), data: filepath.Join(disk, "data")}
+	if plain() {
+		s.mail = filepath.Join(disk, "mail")
+	}
 	mkdir(t, s.mail, 0, 0o755)
 	if !plain() {
 		mountStore(t, s)

@@ -65,7 +65,7 @@ cd $A; truncate -s 1T sparse; stat -c %s sparse; echo end | dd of=sparse bs=1 se
 dd if=/dev/zero of=z bs=1M count=20 conv=fsync status=none; md5sum <z; fallocate -l 1M p && stat -c %s p; cp --sparse=always z z2; cmp z z2 && echo equal; printf abc | dd of=z bs=1 seek=7 conv=notrunc status=none; head -c 12 z | od -c`},
 	{"editors", `
 cd $A; cp Maildir/cur/0001* f; printf 'g/Received/d\n1i\nX-Edited: by ed\n.\nw\nq\n' | ed -s f; head -1 f; grep -c Received f || true; sed -i 's/X-Edited: by ed/X-Edited: by sed/' f; head -1 f; sed -i.bak -n 1p f; cat f; ls f*
-perl -i -pe 's/sed/perl/' f; cat f; sort -o f f; cat f; printf 'b\na\n' >f; (echo c; cat f) >g; mv g f; cat f; patch -v >/dev/null 2>&1 && diff -u f f.bak | patch -s f && cat f | md5sum || true`},
+perl -i -pe 's/sed/perl/' f; cat f; sort -o f f; cat f; printf 'b\na\n' >f; (echo c; cat f) >g; mv g f; cat f`},
 	{"flock", `
 cd $A; exec 9>lock; flock -n 9 && echo locked; ! flock -n lock true && echo held elsewhere; ! flock -n -s lock true && echo not even shared; flock -u 9; flock -n lock echo free; exec 9>&-
 echo 0 >n; for i in 1 2 3 4; do (for j in $(seq 25); do flock lock sh -c 'echo $(($(cat n) + 1)) >n'; done) & done; wait; cat n`},

@@ -85,7 +85,7 @@ func (a *attrs) apply(path string, symlink bool, refused func(name string)) erro
 
 // differs says in what the file at path is not as it should be; empty: in
 // nothing. Attributes that were refused do not count.
-func (a *attrs) differs(path string, symlink, times bool, refused map[string]int) (string, error) {
+func (a *attrs) differs(path string, symlink bool, refused func(name string) bool) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return "", at("lstat", path, err)
@@ -97,7 +97,7 @@ func (a *attrs) differs(path string, symlink, times bool, refused map[string]int
 	if os.Geteuid() == 0 && (st.Uid != a.uid || st.Gid != a.gid) {
 		diff = append(diff, fmt.Sprintf("owner %d:%d, not %d:%d", st.Uid, st.Gid, a.uid, a.gid))
 	}
-	if times && mtimeOf(&st) != a.mtime {
+	if mtimeOf(&st) != a.mtime {
 		diff = append(diff, "time of modification")
 	}
 	if len(a.xattrs) > 0 {
@@ -106,7 +106,7 @@ func (a *attrs) differs(path string, symlink, times bool, refused map[string]int
 			return "", err
 		}
 		for name, value := range a.xattrs {
-			if got, ok := have[name]; (!ok || !bytes.Equal(got, value)) && refused[name] == 0 {
+			if got, ok := have[name]; (!ok || !bytes.Equal(got, value)) && !refused(name) {
 				diff = append(diff, "attribute "+name)
 			}
 		}

@@ -56,7 +56,6 @@ func dateFields(f []string) (time.Time, bool) {
 			if err != nil {
 				return time.Time{}, false
 			}
-			clock = clock.AddDate(1, 0, 0) // midnight is not zero
 		case len(s) == 4 && year == 0:
 			if n, err := strconv.Atoi(s); err == nil && n >= 1000 {
 				year = n

@@ -24,6 +24,7 @@ import (
 //	F "PATH" SIZE MTIME 0             a file, message, symlink or hard link is in place
 //	X "PATH" SIZE MTIME 0             as F, a hard link that had to become a copy
 //	B "PATH" SIZE MTIME CRC32C        an mbox with these contents goes to the Maildir PATH
+//	R "NAME" 0 0 0                    the destination refused an extended attribute NAME
 //	S                                 all above is on stable storage, names too
 //
 // PATH is relative to DST and quoted as in Go, MTIME in nanoseconds. A last
@@ -152,7 +153,7 @@ func unseal(line string) (string, bool) {
 func parseRecord(payload string) (pathKey, record, error) {
 	r := record{kind: payload[0]}
 	bad := fmt.Errorf("record %q is not understood", payload)
-	if len(payload) < 2 || !strings.ContainsRune("FXB", rune(r.kind)) {
+	if len(payload) < 2 || !strings.ContainsRune("FXBR", rune(r.kind)) {
 		return pathKey{}, r, bad
 	}
 	quoted, err := strconv.QuotedPrefix(payload[2:])
@@ -166,35 +167,56 @@ func parseRecord(payload string) (pathKey, record, error) {
 	if _, err := fmt.Sscan(payload[2+len(quoted):], &r.size, &r.mtime, &r.crc); err != nil {
 		return pathKey{}, r, bad
 	}
-	return keyOf(string(r.kind|0x20) + path), r, nil // see lookup
+	return keyOf(keyPrefix(r.kind) + path), r, nil
 }
 
-// lookup finds what a run before this one noted of a path: of an mbox, or else
-// of a file.
-func (j *journal) lookup(path string, mbox bool) (record, bool) {
-	if mbox {
-		r, ok := j.known[keyOf("b"+path)]
-		return r, ok
+// keyPrefix keeps the kinds of names apart.
+func keyPrefix(kind byte) string {
+	if kind == 'X' {
+		kind = 'F'
 	}
-	if r, ok := j.known[keyOf("f"+path)]; ok {
-		return r, true
-	}
-	r, ok := j.known[keyOf("x"+path)]
+	return string(rune(kind))
+}
+
+// file finds what a run before this one noted of a file's path.
+func (j *journal) file(path string) (record, bool) {
+	r, ok := j.known[keyOf(keyPrefix('F')+path)]
 	return r, ok
 }
 
-// add notes what is in place.
+// mbox is file for an mbox that became the Maildir path.
+func (j *journal) mbox(path string) (record, bool) {
+	r, ok := j.known[keyOf(keyPrefix('B')+path)]
+	return r, ok
+}
+
+// refused says whether an earlier run could not set an extended attribute.
+func (j *journal) refused(name string) bool {
+	_, ok := j.known[keyOf(keyPrefix('R')+name)]
+	return ok
+}
+
+// add notes what is in place; dir is the directory it has its name in.
 func (j *journal) add(kind byte, path, dir string, size, mtime int64, crc uint32) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err := j.write(fmt.Sprintf("%c %q %d %d %d", kind, path, size, mtime, crc)); err != nil {
 		return err
 	}
-	j.dirs[dir] = true
+	if dir != "" {
+		j.dirs[dir] = true
+	}
 	if j.fresh++; j.fresh >= syncRecords || time.Since(j.synced) > syncEvery {
 		return j.syncLocked()
 	}
 	return nil
+}
+
+// touch has a directory synced by the next sync.
+func (j *journal) touch(dir string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.dirs[dir] = true
 }
 
 func (j *journal) write(payload string) error {

@@ -1,6 +1,7 @@
 package mailimport
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,7 +32,7 @@ type Options struct {
 	Mbox     Layout // of several mbox files in one directory
 	NoVerify bool   // do not compare at the end
 	DryRun   bool   // only count
-	State    string // path of the journal
+	State    string // path of the journal; empty: one for Src and Dst below $XDG_STATE_HOME
 
 	// Progress, if set, hears how many bytes of a stage are done. Called from
 	// several goroutines, one at a time.
@@ -74,7 +75,25 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("source %s and destination %s lie in each other", src, dst)
 	}
 	o.Src, o.Dst = src, dst
-	return nil
+	if o.State == "" && !o.DryRun {
+		o.State, err = defaultState(src, dst)
+	}
+	return err
+}
+
+// defaultState is a journal of its own for each source and destination, where
+// programs keep their state.
+func defaultState(src, dst string) (string, error) {
+	dir := os.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(dir) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("find a place for the journal: %w", err)
+		}
+		dir = filepath.Join(home, ".local", "state")
+	}
+	sum := sha256.Sum256([]byte(src + "\x00" + dst))
+	return filepath.Join(dir, "pillarbox", fmt.Sprintf("import-%x.journal", sum[:8])), nil
 }
 
 func resolved(path string) (string, error) {

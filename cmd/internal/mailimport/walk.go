@@ -2,7 +2,6 @@ package mailimport
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -33,6 +32,14 @@ type entry struct {
 	rel   string // path below the destination; "." is the destination
 	first string // of a link: rel of the file's first name
 	st    unix.Stat_t
+}
+
+// bytes is what the entry adds to the work.
+func (e *entry) bytes() int64 {
+	if e.kind == fileKind || e.kind == mboxKind {
+		return e.st.Size
+	}
+	return 0
 }
 
 // inode names a file on this machine.
@@ -227,6 +234,3 @@ func folderName(name string) string {
 	}
 	return "." + strings.ReplaceAll(strings.TrimPrefix(name, "."), ".", "_")
 }
-
-// errStopped ends a walk without being an error of it.
-var errStopped = errors.New("stopped")
