@@ -127,6 +127,9 @@ func (p *purger) purge(ctx context.Context, vol objstore.VolumeID, inos []objsto
 	}()
 	for len(batch) > 0 {
 		r, err := p.fs.store.Apply(ctx, objstore.Purge{Vol: vol, Inos: batch}, objstore.Ordered)
+		if errors.Is(err, objstore.Stale) {
+			return nil // the volume was removed, and its orphans with it
+		}
 		if err != nil {
 			return err
 		}

@@ -7,14 +7,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 const clonePrefix = "check-"
 
-// cloneDB makes a copy of the database to look at: badger cannot open one that
-// a crash left without mending it, and a look must not change anything. Tables
-// never change and are linked; the rest is small.
+// cloneDB makes a copy of a database that a crash left, to look at it: badger
+// can open such a one only by mending it, and a look must not change anything.
+// Tables are copied, not linked: badger truncates a table before it removes it.
 func cloneDB(osdDir, db string) (clone string, err error) {
 	names, err := os.ReadDir(db)
 	if err != nil {
@@ -25,16 +24,10 @@ func cloneDB(osdDir, db string) (clone string, err error) {
 		return "", fmt.Errorf("copy the database to look at it: %w", err)
 	}
 	for _, e := range names {
-		from, to := filepath.Join(db, e.Name()), filepath.Join(clone, e.Name())
-		switch {
-		case e.Name() == "LOCK":
+		if e.Name() == "LOCK" {
 			continue
-		case strings.HasSuffix(e.Name(), ".sst"):
-			err = os.Link(from, to)
-		default:
-			err = copySparse(from, to)
 		}
-		if err != nil {
+		if err := copySparse(filepath.Join(db, e.Name()), filepath.Join(clone, e.Name())); err != nil {
 			return "", errors.Join(fmt.Errorf("copy the database to look at it: %w", err), os.RemoveAll(clone))
 		}
 	}

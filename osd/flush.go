@@ -2,6 +2,7 @@ package osd
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"pillarbox/objstore"
 	"pillarbox/objstore/volume"
 	"pillarbox/osd/chunkstore"
+	"pillarbox/osd/wal"
 )
 
 const (
@@ -123,6 +125,10 @@ func (o *OSD) flushLocked(ctx context.Context) error {
 		return err
 	}
 	o.finishFlush(frozen)
+	flushed := wal.Record{Type: recFlush, Payload: binary.BigEndian.AppendUint64(nil, o.ts)}
+	if _, err := o.wal.Append(flushed); err != nil {
+		return err
+	}
 	o.garbage = b.freed
 	if err := o.chunks.Free(b.freed); err != nil {
 		o.log.Warn("space of removed chunks not given back yet", "err", err)

@@ -154,4 +154,5 @@ func decodeMark(b []byte) (m mark, err error) {
 const (
 	recEntry     uint8 = 1 // term(8) index(8) raft entry type(1) data
 	recHardState uint8 = 2 // term(8) vote(8)
+	recFlush     uint8 = 3 // transaction(8) of the database that ended a flush
 )

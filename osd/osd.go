@@ -20,6 +20,7 @@ package osd
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -166,6 +167,9 @@ func (o *OSD) open() error {
 	replayed := 0
 	o.wal, err = wal.Open(wal.Options{Dir: filepath.Join(o.opt.Dir, "wal"), ReadOnly: o.opt.ReadOnly, Log: o.log}, m.lsn,
 		func(_ wal.LSN, r wal.Record) error {
+			if r.Type == recFlush {
+				return o.checkFlushed(r.Payload)
+			}
 			replayed++
 			if int(r.Group) >= len(o.groups) {
 				return fmt.Errorf("log record of group %d, the store has %d: %w", r.Group, len(o.groups), objstore.Corrupt)
@@ -186,6 +190,19 @@ func (o *OSD) open() error {
 		return o.replayInto()
 	}
 	return o.loadGarbage()
+}
+
+// checkFlushed compares the database with what the log says was flushed to it.
+// Badger cuts its own log at the first broken record without a word.
+func (o *OSD) checkFlushed(payload []byte) error {
+	if len(payload) != 8 {
+		return fmt.Errorf("flush record of %d bytes: %w", len(payload), objstore.Corrupt)
+	}
+	if want := binary.BigEndian.Uint64(payload); o.ts < want {
+		return fmt.Errorf("database %s has lost what was flushed to it: it ends at transaction %d, the log knows of %d: %w",
+			filepath.Join(o.opt.Dir, "db"), o.ts, want, objstore.Corrupt)
+	}
+	return nil
 }
 
 // replayInto applies the log to the state without raft, for a read-only look.
@@ -210,22 +227,23 @@ func (o *OSD) replayInto() error {
 
 func (o *OSD) openDB() error {
 	dir := filepath.Join(o.opt.Dir, "db")
-	var err error
-	if o.opt.ReadOnly {
-		if dir, err = cloneDB(o.opt.Dir, dir); err != nil {
+	if !o.opt.ReadOnly {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), removeClones(o.opt.Dir)); err != nil {
+			return fmt.Errorf("create database: %w", err)
+		}
+	}
+	opt := o.dbOptions(dir).WithReadOnly(o.opt.ReadOnly)
+	// Memtable logs are there only when the last run did not close.
+	crashed, err := filepath.Glob(filepath.Join(dir, "*.mem"))
+	if err != nil {
+		return err
+	}
+	if o.opt.ReadOnly && len(crashed) > 0 {
+		if o.clone, err = cloneDB(o.opt.Dir, dir); err != nil {
 			return err
 		}
-		o.clone = dir
-	} else if err = errors.Join(os.MkdirAll(dir, 0o700), removeClones(o.opt.Dir)); err != nil {
-		return fmt.Errorf("create database: %w", err)
+		opt = opt.WithDir(o.clone).WithValueDir(o.clone).WithReadOnly(false)
 	}
-	opt := badger.DefaultOptions(dir).
-		WithLogger(badgerLogger{o.log}).
-		WithSyncWrites(true).WithDetectConflicts(false).WithMetricsEnabled(false).
-		WithMemTableSize(32 << 20).WithNumMemtables(2).WithNumCompactors(2).
-		WithBlockCacheSize(32 << 20).WithIndexCacheSize(16 << 20).
-		WithValueThreshold(1 << 20).WithValueLogFileSize(16 << 20). // values stay in the tree: bodies live in segments
-		WithChecksumVerificationMode(options.OnBlockRead)           // every block read is verified: damage is an error, not an answer
 	db, err := badger.OpenManaged(opt)
 	if err != nil {
 		return fmt.Errorf("open database %s: %w", dir, err)
@@ -233,6 +251,16 @@ func (o *OSD) openDB() error {
 	o.db = db
 	o.ts = db.MaxVersion()
 	return nil
+}
+
+func (o *OSD) dbOptions(dir string) badger.Options {
+	return badger.DefaultOptions(dir).
+		WithLogger(badgerLogger{o.log}).
+		WithSyncWrites(true).WithDetectConflicts(false).WithMetricsEnabled(false).
+		WithMemTableSize(32 << 20).WithNumMemtables(2).WithNumCompactors(2).
+		WithBlockCacheSize(32 << 20).WithIndexCacheSize(16 << 20).
+		WithValueThreshold(1 << 20).WithValueLogFileSize(16 << 20). // values stay in the tree: bodies live in segments
+		WithChecksumVerificationMode(options.OnBlockRead)           // every block read is verified: damage is an error, not an answer
 }
 
 // checkStore makes sure that the directory is this store's, claiming a new one,

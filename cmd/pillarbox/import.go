@@ -62,7 +62,7 @@ func runImport(c *cli.Context) error {
 	o.Progress = bar.show
 	rep, err := mailimport.Run(ctx, o)
 	bar.close()
-	if rep != nil {
+	if rep != nil && (err == nil || format == "json" || rep.Copied+rep.Present+rep.Failed > 0) {
 		if e := printImport(c.App.Writer, format, rep, &o); e != nil {
 			return errors.Join(err, e)
 		}

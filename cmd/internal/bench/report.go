@@ -116,7 +116,7 @@ func (r *Report) WriteText(w io.Writer) error {
 			}
 			workers = res.Workers
 			fmt.Fprintf(&b, "\n%d worker%s\n", workers, map[bool]string{false: "s"}[workers == 1])
-			head := "row\tA per s\tp50\tp95\tp99\t"
+			head := "row           \tA per s\tp50\tp95\tp99\t"
 			if res.Versus != nil {
 				head += "B per s\tp50\tp95\tp99\tA/B\trounds\t"
 			}
@@ -135,7 +135,7 @@ func (r *Report) WriteText(w io.Writer) error {
 }
 
 func (r *Result) line() string {
-	s := r.Row + "\t" + r.Dir.cells()
+	s := fmt.Sprintf("%-14s\t%s", r.Row, r.Dir.cells())
 	if r.Versus != nil {
 		s += r.Versus.cells() + fmt.Sprintf("%.2f\t%.2f-%.2f\t", r.Ratio, r.Low, r.High)
 	}

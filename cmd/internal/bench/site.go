@@ -155,7 +155,7 @@ func checkSpace(o *Options, mean int) error {
 		}
 		devs[st.Dev] += perDir
 		free := float64(fsStat.Bavail) * float64(fsStat.Frsize)
-		if devs[st.Dev] > free {
+		if fsStat.Blocks > 0 && devs[st.Dev] > free {
 			return fmt.Errorf("%s has %.1f GiB free, the benchmark needs %.1f GiB: use fewer workers or messages",
 				d, free/(1<<30), devs[st.Dev]/(1<<30))
 		}

@@ -148,7 +148,7 @@ var ErrFailed = errors.New("not everything was copied")
 
 // hopeless are errors after which trying the next file makes no sense.
 func hopeless(err error) bool {
-	for _, e := range []error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.ENOTCONN, unix.EIO, unix.ESTALE} {
+	for _, e := range []error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.ENOTCONN} {
 		if errors.Is(err, e) {
 			return true
 		}

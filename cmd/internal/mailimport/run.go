@@ -139,7 +139,7 @@ func (r *run) checkSpace() error {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return at("free space of", dir, err)
 	}
-	if free := int64(st.Bavail) * st.Frsize; r.rep.Bytes > free {
+	if free := int64(st.Bavail) * st.Frsize; st.Blocks > 0 && r.rep.Bytes > free {
 		return fmt.Errorf("the source has %d bytes, %s has %d free: %w", r.rep.Bytes, dir, free, unix.ENOSPC)
 	}
 	return nil
