@@ -61,7 +61,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		HideHelpCommand: true,
 		HideVersion:     true,
 		Commands: []*cli.Command{
-			upCommand(), mountCommand(), umountCommand(), statusCommand(), dfCommand(), fsckCommand(), versionCommand(),
+			upCommand(), mountCommand(), umountCommand(), statusCommand(), dfCommand(),
+			importCommand(), benchCommand(), fsckCommand(), versionCommand(),
 		},
 		CustomAppHelpTemplate: cli.AppHelpTemplate + exitHelp(),
 		ExitErrHandler:        func(*cli.Context, error) {}, // run does it
