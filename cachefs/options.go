@@ -41,11 +41,11 @@ func (o Options) withDefaults() Options {
 func (o Options) Validate() error {
 	switch {
 	case o.DirtyMax < objstore.ChunkSize:
-		return errors.New("DirtyMax is smaller than a chunk")
+		return errors.New("too little DirtyMax: smaller than a chunk")
 	case o.DirtyPerFile < objstore.ChunkSize:
-		return errors.New("DirtyPerFile is smaller than a chunk")
+		return errors.New("too little DirtyPerFile: smaller than a chunk")
 	case o.Uploads < 1:
-		return errors.New("Uploads must be at least 1")
+		return errors.New("at least 1 upload is needed")
 	}
 	return nil
 }

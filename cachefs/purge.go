@@ -22,7 +22,6 @@ type purger struct {
 	fs    *FS
 	mu    sync.Mutex // a leaf
 	queue map[objstore.VolumeID][]objstore.Ino
-	n     int
 	wake  chan struct{} // something was queued
 	full  chan struct{} // a batch is full
 	quit  chan struct{}

@@ -59,9 +59,9 @@ func (o Options) Validate() error {
 	case o.Timeout < 0 || o.DirTimeout < 0:
 		return errors.New("timeouts must not be negative")
 	case o.ReadAhead < 4096:
-		return errors.New("ReadAhead must be at least 4096")
+		return errors.New("read-ahead must be at least 4096 bytes")
 	case strings.ContainsAny(o.Source, "\x00\n"):
-		return errors.New("Source must be one line")
+		return errors.New("the source must be one line")
 	}
 	return nil
 }

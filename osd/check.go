@@ -90,6 +90,13 @@ func (o *OSD) Check(ctx context.Context, opt CheckOptions) (*CheckReport, error)
 			opt.Step(i+1, len(todo))
 		}
 	}
+	pending, err := o.Pending(ctx, o.opt.Map.Group(objstore.RootVolume))
+	if err != nil {
+		return nil, err
+	}
+	for _, vol := range pending { // being made or removed: the next start settles it
+		c.named[vol] = true
+	}
 	for _, vol := range todo {
 		if vol != objstore.RootVolume && !c.named[vol] {
 			c.problem(CheckProblem{Volume: vol, Kind: VolumeOrphan, Ino: objstore.VolumeRoot(vol), Detail: "no directory of the root volume leads to it"})

@@ -55,3 +55,8 @@ func (o *OSD) Extents(_ context.Context, pg uint32, ino objstore.Ino, off, n uin
 func (o *OSD) Pending(_ context.Context, pg uint32) ([]objstore.VolumeID, error) {
 	return read(o, pg, volume.Pending)
 }
+
+// Orphans lists up to max inodes of a volume that have no name and are not purged yet.
+func (o *OSD) Orphans(_ context.Context, pg uint32, vol objstore.VolumeID, max int) ([]objstore.Ino, error) {
+	return read(o, pg, func(v volume.View) ([]objstore.Ino, error) { return volume.Orphans(v, vol, max) })
+}

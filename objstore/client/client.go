@@ -2,14 +2,16 @@
 // serve it: it finds each volume's placement group and carries out what spans
 // two volumes, the making and removal of accounts (volumes.go).
 //
-// A Client keeps no state of its own but the map and its session; every method
-// may be called from any goroutine.
+// A Client keeps no state of its own but the map, its session, and the accounts
+// it removed whose files are still open; every method may be called from any
+// goroutine.
 package client
 
 import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"pillarbox/objstore"
 )
@@ -25,6 +27,7 @@ type OSD interface {
 	ListXattr(ctx context.Context, pg uint32, ino objstore.Ino) ([]string, error)
 	Extents(ctx context.Context, pg uint32, ino objstore.Ino, off, n uint64) ([]objstore.Extent, error)
 	Pending(ctx context.Context, pg uint32) ([]objstore.VolumeID, error)
+	Orphans(ctx context.Context, pg uint32, vol objstore.VolumeID, max int) ([]objstore.Ino, error)
 	Apply(ctx context.Context, pg uint32, c objstore.Change, p objstore.Promise) (objstore.Result, error)
 	Sync(ctx context.Context, pg uint32) error
 	ReadChunk(ctx context.Context, pg uint32, id objstore.ChunkID, off uint32, p []byte) error
@@ -38,6 +41,9 @@ type Client struct {
 	session objstore.Session
 	osd     OSD
 	log     *slog.Logger
+
+	mu     sync.Mutex                     // a leaf
+	doomed map[objstore.VolumeID]struct{} // without a name, dropped when the last open file is purged
 }
 
 var _ objstore.Store = (*Client)(nil)
@@ -49,7 +55,7 @@ func New(ctx context.Context, m *objstore.Map, session uint64, osd OSD, log *slo
 	if log == nil {
 		log = slog.Default()
 	}
-	c := &Client{m: m, session: objstore.Session{ID: session}, osd: osd, log: log}
+	c := &Client{m: m, session: objstore.Session{ID: session}, osd: osd, log: log, doomed: make(map[objstore.VolumeID]struct{})}
 	// Doing it again changes nothing.
 	_, err := c.apply(ctx, objstore.InitVolume{
 		Vol: objstore.RootVolume, Parent: objstore.VolumeRoot(objstore.RootVolume), Mode: objstore.ModeDir | 0o755,
@@ -133,7 +139,11 @@ func (c *Client) Apply(ctx context.Context, ch objstore.Change, p objstore.Promi
 			return c.renameInRoot(ctx, ch, p)
 		}
 	}
-	return c.apply(ctx, ch, p)
+	res, err := c.apply(ctx, ch, p)
+	if purge, ok := ch.(objstore.Purge); ok && err == nil {
+		err = c.dropIfDoomed(ctx, purge.Vol)
+	}
+	return res, err
 }
 
 // Sync implements objstore.Store.

@@ -74,7 +74,10 @@ func mustMkdir(t *testing.T, c *client.Client, parent objstore.Ino, name string)
 }
 
 func rmdir(c *client.Client, parent objstore.Ino, name string) error {
-	_, err := c.Apply(context.Background(), objstore.Remove{Parent: parent, Name: name, Dir: true}, objstore.Ordered)
+	res, err := c.Apply(context.Background(), objstore.Remove{Parent: parent, Name: name, Dir: true}, objstore.Ordered)
+	if err == nil && res.Orphan != 0 {
+		_, err = c.Apply(context.Background(), objstore.Purge{Vol: res.Orphan.Volume(), Inos: []objstore.Ino{res.Orphan}}, objstore.Ordered)
+	}
 	return err
 }
 
@@ -173,6 +176,39 @@ func TestRenameAndRemoveAccounts(t *testing.T) {
 	if err == nil {
 		t.Fatal("a removed account took a directory")
 	}
+	clean(t, o)
+}
+
+// The files of a removed account stay until the last one is closed.
+func TestRemovedAccountKeepsItsOpenFiles(t *testing.T) {
+	o := openOSD(t)
+	c := newClient(t, o)
+	domain := mustMkdir(t, c, root, "example.org")
+	alice := mustMkdir(t, c, domain, "alice")
+	ctx := t.Context()
+	res, err := c.Apply(ctx, objstore.Create{Parent: alice, Name: "f", Mode: objstore.ModeRegular | 0o600}, objstore.Ordered)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := res.Attr.Ino
+	if _, err := c.Apply(ctx, objstore.Remove{Parent: alice, Name: "f"}, objstore.Ordered); err != nil {
+		t.Fatal(err)
+	}
+	if err := rmdir(c, domain, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Apply(ctx, objstore.Write{Ino: open, Size: 3, Extents: []objstore.Extent{{Len: 3, Kind: objstore.Inline, Data: []byte("abc")}}}, objstore.Committed); err != nil {
+		t.Fatalf("write to an open file of a removed account: %v", err)
+	}
+	if a, err := c.GetAttr(ctx, open); err != nil || a.Size != 3 || a.Nlink != 0 {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	clean(t, o)
+	if _, err := c.Apply(ctx, objstore.Purge{Vol: open.Volume(), Inos: []objstore.Ino{open}}, objstore.Ordered); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.GetAttr(ctx, alice)
+	want(t, err, objstore.Stale)
 	clean(t, o)
 }
 

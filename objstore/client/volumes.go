@@ -138,7 +138,38 @@ func (c *Client) replacing(ctx context.Context, vol objstore.VolumeID, change fu
 	if err := c.Sync(ctx, objstore.RootVolume); err != nil {
 		return objstore.Result{}, err
 	}
-	return res, c.discard(ctx, vol)
+	return res, c.doom(ctx, vol)
+}
+
+// doom drops a volume without a name as soon as none of its files is open.
+func (c *Client) doom(ctx context.Context, vol objstore.VolumeID) error {
+	c.mu.Lock()
+	c.doomed[vol] = struct{}{}
+	c.mu.Unlock()
+	return c.dropIfDoomed(ctx, vol)
+}
+
+// dropIfDoomed drops a doomed volume that has no orphans left: those are its
+// open files, and what a purge is still to come for.
+func (c *Client) dropIfDoomed(ctx context.Context, vol objstore.VolumeID) error {
+	c.mu.Lock()
+	_, doomed := c.doomed[vol]
+	c.mu.Unlock()
+	if !doomed {
+		return nil
+	}
+	open, err := c.osd.Orphans(ctx, c.m.Group(vol), vol, 1)
+	if err != nil || len(open) > 0 {
+		return err
+	}
+	c.mu.Lock()
+	_, doomed = c.doomed[vol]
+	delete(c.doomed, vol)
+	c.mu.Unlock()
+	if !doomed {
+		return nil // somebody else just does it
+	}
+	return c.discard(ctx, vol)
 }
 
 // keep undoes the beginning of a removal.

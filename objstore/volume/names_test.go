@@ -87,7 +87,6 @@ func TestTmpfile(t *testing.T) {
 }
 
 func TestRename(t *testing.T) {
-	type names = map[string]string // path of one or two parts -> "f" or "d"
 	for _, c := range []struct {
 		name     string
 		from, to string // dir/name
