@@ -60,8 +60,8 @@ func (m *Monitor) follow(ctx context.Context, next *objstore.Map, rev int64, out
 					m.log.Error("cannot follow the cluster map", "err", err)
 					return
 				}
-				next, rev = cm, at
-				events = m.client.Watch(ctx, keyMap, clientv3.WithRev(rev+1))
+				next = cm
+				events = m.client.Watch(ctx, keyMap, clientv3.WithRev(at+1))
 			case !ok || res.Err() != nil:
 				m.log.Error("cannot follow the cluster map", "err", res.Err())
 				return
@@ -75,7 +75,7 @@ func (m *Monitor) follow(ctx context.Context, next *objstore.Map, rev int64, out
 					m.log.Error("cannot follow the cluster map", "err", err)
 					return
 				}
-				next, rev = cm, kv.ModRevision
+				next = cm
 			}
 		}
 	}
