@@ -23,6 +23,7 @@ type FS struct {
 	budget budget
 	purger purger
 	upSem  chan struct{}
+	bufs   buffers
 	chunks atomic.Uint64  // versions handed out in this session
 	wg     sync.WaitGroup // uploads
 }

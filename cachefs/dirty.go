@@ -2,6 +2,7 @@ package cachefs
 
 import (
 	"slices"
+	"sync"
 
 	"pillarbox/objstore"
 )
@@ -124,7 +125,7 @@ func (l *segList) put(s seg) (dead []*body) {
 // write copies p to offset off, which must lie within one chunk. It grows or
 // overwrites a body in place where it can. added is by how much the memory
 // charged for bodies grew.
-func (l *segList) write(off uint64, p []byte) (added int64, dead []*body) {
+func (l *segList) write(bs *buffers, off uint64, p []byte) (added int64, dead []*body) {
 	end := off + uint64(len(p))
 	i := l.find(off)
 	if i < len(*l) && (*l)[i].off <= off && end <= (*l)[i].end() && (*l)[i].b.state == growing {
@@ -139,12 +140,12 @@ func (l *segList) write(off uint64, p []byte) (added int64, dead []*body) {
 		s := &(*l)[i]
 		at := s.bo + uint32(off-s.off)
 		grown := int64(at) + int64(len(p)) - int64(len(s.b.data))
-		s.b.data = append(grow(s.b.data[:at], len(p)), p...)
+		s.b.data = append(bs.grow(s.b.data[:at], len(p)), p...)
 		s.n = uint32(end - s.off)
 		s.b.cost += grown
 		return grown, nil
 	}
-	b := &body{data: append(grow(nil, len(p)), p...), cost: int64(len(p))}
+	b := &body{data: append(bs.get(len(p)), p...), cost: int64(len(p))}
 	dead = l.put(seg{off: off, n: uint32(len(p)), b: b})
 	return int64(len(p)), dead
 }
@@ -159,22 +160,56 @@ func (l segList) extends(i int, off, end uint64) bool {
 		(i+1 == len(l) || l[i+1].off >= end)
 }
 
-// grow makes room for n more bytes, in few steps up to a whole chunk.
-func grow(b []byte, n int) []byte {
+// buffers are the memory of bodies, kept for the next ones: clearing and
+// collecting a fresh buffer for every message costs more than copying it. By
+// steps of four, up to a whole chunk; the smallest are not worth keeping.
+type buffers struct{ pools [bufferSteps]sync.Pool }
+
+const (
+	bufferMin   = 16 << 10
+	bufferSteps = 5 // 16 KiB to 4 MiB
+)
+
+// grow makes room for n more bytes behind b, whose memory it may take over.
+func (bs *buffers) grow(b []byte, n int) []byte {
 	need := len(b) + n
 	if need <= cap(b) {
 		return b
 	}
-	size := 512
-	for size < need {
+	nb := bs.get(need)
+	nb = append(nb, b...)
+	bs.put(b)
+	return nb
+}
+
+func (bs *buffers) get(need int) []byte {
+	if need <= bufferMin/4 {
+		return make([]byte, 0, max(512, need*2))
+	}
+	size := bufferMin
+	for step := range bs.pools {
+		if need <= size {
+			if p, ok := bs.pools[step].Get().(*[]byte); ok {
+				return (*p)[:0]
+			}
+			return make([]byte, 0, size)
+		}
 		size *= 4
 	}
-	if need <= objstore.ChunkSize {
-		size = min(size, objstore.ChunkSize)
+	return make([]byte, 0, need)
+}
+
+// put takes back a buffer that nobody looks at any more.
+func (bs *buffers) put(b []byte) {
+	size := bufferMin
+	for step := range bs.pools {
+		if cap(b) == size {
+			b = b[:0]
+			bs.pools[step].Put(&b)
+			return
+		}
+		size *= 4
 	}
-	nb := make([]byte, len(b), size)
-	copy(nb, b)
-	return nb
 }
 
 // freeze ends in-place writes to all bodies of the list.

@@ -170,6 +170,7 @@ func (f *file) free(dead []*body) {
 func (f *file) settle(b *body) {
 	f.mem.Add(-b.cost)
 	f.fs.budget.release(b.cost)
+	f.fs.bufs.put(b.data)
 	b.cost, b.data = 0, nil
 }
 
@@ -233,7 +234,7 @@ func (f *file) put(p []byte, off uint64) (added int64) {
 	end := off + uint64(len(p))
 	for at := off; at < end; {
 		to := min(end, at-at%objstore.ChunkSize+objstore.ChunkSize)
-		n, dead := f.dirty.write(at, p[at-off:to-off])
+		n, dead := f.dirty.write(&f.fs.bufs, at, p[at-off:to-off])
 		added += n
 		f.mem.Add(n)
 		f.free(dead)

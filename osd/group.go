@@ -18,6 +18,9 @@ import (
 // entryVersion begins the data of every raft entry that carries a delta.
 const entryVersion = 1
 
+// maxScratch is the largest buffer that a group keeps between proposals, in bytes.
+const maxScratch = 256 << 10
+
 // A group is one placement group's replica: a raft member whose log holds
 // deltas and whose state is the keys of the group's volumes. Its leader works
 // out a change against the state including what is not committed yet, logs what
@@ -35,9 +38,11 @@ type group struct {
 	storage *raft.MemoryStorage
 	st      state
 
-	replayed  uint64 // index of the last entry found at start; immutable since
-	last      uint64 // index of the last log entry
-	executed  uint64 // entries up to here are in the state
+	replayed  uint64        // index of the last entry found at start; immutable since
+	last      uint64        // index of the last log entry
+	newest    *raftpb.Entry // the last one logged by this run
+	scratch   []byte        // of propose
+	executed  uint64        // entries up to here are in the state
 	committed uint64
 	term      uint64 // of the last entry
 	hard      groupRecord
@@ -179,8 +184,8 @@ func (g *group) store(m *raftpb.Message) error {
 		recs = append(recs, wal.Record{Group: g.id, Type: recHardState, Payload: binary.BigEndian.AppendUint64(p, m.GetVote())})
 	}
 	for _, e := range m.GetEntries() {
-		recs = append(recs, wal.Record{Group: g.id, Type: recEntry, Payload: encodeEntry(e)})
-		g.last, g.term = e.GetIndex(), e.GetTerm()
+		recs = append(recs, wal.Record{Group: g.id, Type: recEntry, Head: entryHead(e), Payload: e.GetData()})
+		g.last, g.term, g.newest = e.GetIndex(), e.GetTerm(), e
 	}
 	if len(m.GetEntries()) > 0 {
 		if err := g.storage.Append(m.GetEntries()); err != nil {
@@ -280,11 +285,10 @@ func (g *group) propose(delta volume.Delta) (index uint64, err error) {
 	if g.err != nil {
 		return 0, g.err
 	}
-	size := 64
-	for _, w := range delta {
-		size += len(w.Key) + len(w.Value) + 8
+	data := delta.AppendTo(append(g.scratch[:0], entryVersion))
+	if cap(data) <= maxScratch {
+		g.scratch = data // raft copies what is proposed
 	}
-	data := delta.AppendTo(append(make([]byte, 0, size), entryVersion))
 	if len(data) > wal.MaxPayload-64 {
 		return 0, fmt.Errorf("group %d: a change of %d bytes: %w", g.id, len(data), objstore.TooBig)
 	}
@@ -299,7 +303,7 @@ func (g *group) propose(delta volume.Delta) (index uint64, err error) {
 		return 0, g.fail(fmt.Errorf("group %d: proposal did not become entry %d", g.id, before+1))
 	}
 	// The state takes the logged bytes, as a replica would, not the caller's.
-	logged, err := decodeDelta(data)
+	logged, err := decodeDelta(g.newest.GetData())
 	if err != nil {
 		return 0, g.fail(err)
 	}
@@ -328,12 +332,12 @@ func (g *group) wait(ctx context.Context, index uint64) error {
 	}
 }
 
-func encodeEntry(e *raftpb.Entry) []byte {
-	b := make([]byte, 0, 17+len(e.GetData()))
+// entryHead goes in front of an entry's data in the log.
+func entryHead(e *raftpb.Entry) []byte {
+	b := make([]byte, 0, 17)
 	b = binary.BigEndian.AppendUint64(b, e.GetTerm())
 	b = binary.BigEndian.AppendUint64(b, e.GetIndex())
-	b = append(b, byte(e.GetType()))
-	return append(b, e.GetData()...)
+	return append(b, byte(e.GetType()))
 }
 
 func decodeEntry(b []byte) (*raftpb.Entry, error) {

@@ -162,6 +162,10 @@ func (s *Store) Apply(_ context.Context, c objstore.Change, p objstore.Promise) 
 	if err != nil {
 		return r, err
 	}
+	// As an OSD does, keep nothing of the caller's memory.
+	if d, err = volume.ParseDelta(d.AppendTo(nil)); err != nil {
+		return objstore.Result{}, err
+	}
 	s.view.Apply(d)
 	freed, err := volume.FreedChunks(&s.view, c.Volume(), 1<<10)
 	if err != nil || len(freed) == 0 {

@@ -56,12 +56,12 @@ func appendRecord(b []byte, seq, off, synced uint64, r Record) []byte {
 	at := len(b)
 	b = append(b, make([]byte, recordHeader)...)
 	h := b[at:]
-	binary.LittleEndian.PutUint32(h, uint32(len(r.Payload)))
+	binary.LittleEndian.PutUint32(h, uint32(r.size()))
 	binary.LittleEndian.PutUint64(h[8:], synced)
 	binary.LittleEndian.PutUint32(h[16:], r.Group)
 	h[20] = r.Type
-	b = append(b, r.Payload...)
-	binary.LittleEndian.PutUint32(b[at+4:], recordSum(b[at:at+recordHeader+len(r.Payload)], seq, off))
+	b = append(append(b, r.Head...), r.Payload...)
+	binary.LittleEndian.PutUint32(b[at+4:], recordSum(b[at:at+recordHeader+r.size()], seq, off))
 	for (len(b)-at)%8 != 0 {
 		b = append(b, 0)
 	}

@@ -45,8 +45,11 @@ var ErrClosed = errors.New("write-ahead log closed")
 type Record struct {
 	Group   uint32 // the placement group it belongs to
 	Type    uint8  // its meaning, known to the caller
+	Head    []byte // Append puts it in front of Payload; replay hands both back as Payload
 	Payload []byte
 }
+
+func (r Record) size() int { return len(r.Head) + len(r.Payload) }
 
 // CorruptError says that a record which was durable once no longer reads back.
 type CorruptError struct {
@@ -235,11 +238,11 @@ func (l *Log) Append(recs ...Record) (LSN, error) {
 	l.buf = l.buf[:0]
 	start := l.end
 	for _, r := range recs {
-		if len(r.Payload) > MaxPayload {
-			return 0, fmt.Errorf("append a record of %d bytes: %w", len(r.Payload), objstore.TooBig)
+		if r.size() > MaxPayload {
+			return 0, fmt.Errorf("append a record of %d bytes: %w", r.size(), objstore.TooBig)
 		}
 		cur := l.segs[len(l.segs)-1]
-		need := recordSize(len(r.Payload))
+		need := recordSize(r.size())
 		if l.end+LSN(need) > cur.start()+SegmentSize {
 			if err := l.write(start); err != nil {
 				return 0, err
