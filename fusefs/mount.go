@@ -132,7 +132,7 @@ func (o Options) mountOptions() *fuse.MountOptions {
 		ExplicitDataCacheControl: true,
 		// KILLPRIV_V2: we clear set-ID bits and file capabilities, so the kernel
 		// need not ask for security.capability before every write.
-		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO |
+		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 |
 			fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_ASYNC_DIO,
 		Logger: slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
 	}
