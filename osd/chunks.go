@@ -21,6 +21,7 @@ type chunkTable struct {
 	recent  map[objstore.ChunkID]chunkstore.Loc    // stored since the last flush
 	dropped map[objstore.ChunkID]chunkstore.Loc    // removed since the last flush
 	writing [2]map[objstore.ChunkID]chunkstore.Loc // recent and dropped of the flush under way
+	unnamed map[objstore.ChunkID]struct{}          // stored in this run, and no change has named them yet
 	base    snapshot
 }
 
@@ -79,7 +80,7 @@ func (o *OSD) PutChunk(_ context.Context, id objstore.ChunkID, data []byte) erro
 	if id.Resident() {
 		return fmt.Errorf("put chunk %v, a resident one: %w", id, objstore.Invalid)
 	}
-	if err := o.full.check(); err != nil {
+	if err := o.full.check(o.unflushed.Load()); err != nil {
 		return err
 	}
 	if err := o.storeChunk(id, data); err != nil {
@@ -99,8 +100,27 @@ func (o *OSD) storeChunk(id objstore.ChunkID, data []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.recent[id] = loc
+	if t.unnamed == nil {
+		t.unnamed = make(map[objstore.ChunkID]struct{})
+	}
+	t.unnamed[id] = struct{}{}
 	delete(t.dropped, id)
 	return nil
+}
+
+// named notes that a change made names chunks.
+func (t *chunkTable) named(c objstore.Change) {
+	w, ok := c.(objstore.Write)
+	if !ok {
+		return
+	}
+	for _, e := range w.Extents {
+		if e.Kind == objstore.Pooled {
+			t.mu.Lock()
+			delete(t.unnamed, e.Chunk)
+			t.mu.Unlock()
+		}
+	}
 }
 
 // ReadChunk fills p from a chunk; pg is the placement group of the chunk's
@@ -128,7 +148,7 @@ func (o *OSD) ReadChunk(_ context.Context, pg uint32, id objstore.ChunkID, off u
 	}
 	loc, err := find()
 	if err != nil {
-		return stale(err)
+		return o.missing(pg, id, stale(err))
 	}
 	err = o.chunks.Read(loc, id, off, p)
 	if !errors.Is(err, objstore.Corrupt) {
@@ -140,6 +160,28 @@ func (o *OSD) ReadChunk(_ context.Context, pg uint32, id objstore.ChunkID, off u
 	}
 	o.log.Error("damaged chunk", "chunk", id.String(), "err", err)
 	return err
+}
+
+// missing tells a chunk that a newer change replaced, which is Stale, from one
+// that an extent still names, which is damage.
+func (o *OSD) missing(pg uint32, id objstore.ChunkID, err error) error {
+	if !errors.Is(err, objstore.Stale) {
+		return err
+	}
+	wanted, ask := read(o, pg, func(v volume.View) (bool, error) { return volume.References(v, id) })
+	if ask != nil || !wanted {
+		return err
+	}
+	// It may have come in the meantime.
+	if !id.Resident() {
+		if _, now := o.table.locate(id); now == nil {
+			return err
+		}
+	} else if _, _, now := o.groups[pg].locateBody(id); now == nil {
+		return err
+	}
+	o.log.Error("missing chunk", "chunk", id.String(), "err", err)
+	return fmt.Errorf("chunk %v is named and nowhere: %w", id, objstore.Corrupt)
 }
 
 func stale(err error) error {

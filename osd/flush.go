@@ -42,6 +42,9 @@ func (o *OSD) afterApply(delta volume.Delta) {
 // mu held; it gives mu up while it waits.
 func (g *group) waitRoom() error {
 	for g.err == nil && (g.st.active.keys.Len() > layerKeys || g.st.active.meta > layerMeta || g.osd.unflushed.Load() > flushHard) {
+		if err := g.osd.roomToFlush(); err != nil {
+			return err
+		}
 		kick(g.osd.flushNow)
 		g.room.Wait()
 	}
@@ -51,6 +54,7 @@ func (g *group) waitRoom() error {
 func (o *OSD) flushLoop(ctx context.Context) error {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
+	waited := false
 	for {
 		select {
 		case <-tick.C:
@@ -58,9 +62,15 @@ func (o *OSD) flushLoop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if err := o.flush(ctx); err != nil && ctx.Err() == nil {
+		err := o.flush(ctx)
+		waits := errors.Is(err, errNoRoom)
+		switch {
+		case waits && !waited:
+			o.log.Warn("flush waits for room on the disk", "err", err)
+		case err != nil && !waits && ctx.Err() == nil:
 			o.log.Error("flush failed; no further change is accepted", "err", err)
 		}
+		waited = waits
 	}
 }
 
@@ -73,12 +83,21 @@ func (o *OSD) flushAll() error {
 }
 
 // flush writes all that changed since the last one to the database and lets go
-// of the log before it.
+// of the log before it. With too little room on the disk it does nothing but
+// say so (errNoRoom): the log has everything, and a later one makes up for it.
 func (o *OSD) flush(ctx context.Context) error {
 	o.flushMu.Lock()
 	defer o.flushMu.Unlock()
 	if o.flushErr != nil {
 		return o.flushErr
+	}
+	if err := o.roomToFlush(); err != nil {
+		for _, g := range o.groups { // who waits for room in a layer must not wait for this
+			g.mu.Lock()
+			g.room.Broadcast()
+			g.mu.Unlock()
+		}
+		return err
 	}
 	if err := o.flushLocked(ctx); err != nil {
 		o.flushErr = fmt.Errorf("flush: %w", err)

@@ -1,6 +1,7 @@
 package osd
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -13,6 +14,21 @@ import (
 // statEvery is how old a look at the free space may be. What can be written in
 // between is far below the smallest reserve.
 const statEvery = 50 * time.Millisecond
+
+const (
+	minReserve = 96 << 20
+
+	// dbRoom is what has to be free before anything goes into the database: it
+	// writes tables of this size through memory maps, where a full disk does not
+	// fail a call but kills the process.
+	dbRoom = 40 << 20
+
+	// openRoom is what has to be free to open the database, for the same reason.
+	openRoom = 8 << 20
+)
+
+// errNoRoom says that a flush has to wait until there is room on the disk.
+var errNoRoom = errors.New("the disk is full, and not with this store's data")
 
 // fullness watches the disk's free space, so that the store refuses to grow
 // before the disk is full: the log, the database and expunge still need room.
@@ -37,7 +53,7 @@ func (f *fullness) init(dir string, reserve uint64) error {
 	}
 	f.reserve = reserve
 	if reserve == 0 {
-		f.reserve = min(max(f.total/16, 64<<20), 4<<30)
+		f.reserve = min(max(f.total/16, minReserve), 4<<30)
 	}
 	return nil
 }
@@ -53,8 +69,9 @@ func (f *fullness) refresh() {
 	f.until = time.Now().Add(statEvery)
 }
 
-// check is nil while the store may grow.
-func (f *fullness) check() error {
+// check is nil while the store may grow; pending is how much of what it took in
+// a flush has yet to write, in bytes.
+func (f *fullness) check(pending int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if time.Now().After(f.until) {
@@ -63,11 +80,28 @@ func (f *fullness) check() error {
 	if f.err != nil {
 		return f.err
 	}
-	if f.avail < f.reserve {
+	if f.avail < f.reserve+uint64(max(pending, 0)) {
 		return fmt.Errorf("%d bytes free on the disk, %d are kept in reserve: %w", f.avail, f.reserve, objstore.NoSpace)
 	}
 	return nil
 }
+
+// roomFor is nil when n bytes are free on the disk at this moment; the reserve
+// is there to be used. Else the error wraps errNoRoom and objstore.NoSpace.
+func (f *fullness) roomFor(n int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refresh(); f.err != nil {
+		return f.err
+	}
+	if f.avail < uint64(n) {
+		return fmt.Errorf("%d bytes free on the disk of %s, %d are needed: %w: %w", f.avail, f.dir, n, errNoRoom, objstore.NoSpace)
+	}
+	return nil
+}
+
+// roomToFlush is nil when a flush can be written down.
+func (o *OSD) roomToFlush() error { return o.full.roomFor(o.unflushed.Load() + dbRoom) }
 
 // Space is the disk's size and what the store may still use of it, in bytes.
 func (o *OSD) Space() (total, free uint64, err error) {

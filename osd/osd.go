@@ -52,7 +52,7 @@ type Options struct {
 
 	// Reserve is how much of the disk stays free, in bytes: when less is free,
 	// what would grow the store fails with NoSpace. Default: a sixteenth of the
-	// disk, at least 64 MiB, at most 4 GiB.
+	// disk, at least 96 MiB, at most 4 GiB.
 	Reserve uint64
 }
 
@@ -72,14 +72,15 @@ func (o *Options) Validate() error {
 
 // OSD is an open object storage daemon.
 type OSD struct {
-	opt    Options
-	log    *slog.Logger
-	db     *badger.DB
-	clone  string // read-only: the copy of the database that db has open
-	wal    *wal.Log
-	chunks *chunkstore.Store
-	groups []*group
-	table  chunkTable
+	opt     Options
+	log     *slog.Logger
+	db      *badger.DB
+	dbFiles *dbFiles // as found
+	clone   string   // read-only: the copy of the database that db has open
+	wal     *wal.Log
+	chunks  *chunkstore.Store
+	groups  []*group
+	table   chunkTable
 
 	base      snapshot // as of the last flush; only flush and Open change it
 	ts        uint64   // badger timestamp of base
@@ -104,6 +105,7 @@ type OSD struct {
 	closeOnce sync.Once
 	closeErr  error
 	unclean   bool // the last run did not close properly
+	abandonDB bool // Close leaves the database as a crash would
 }
 
 // raft member ids are never 0.
@@ -183,9 +185,6 @@ func (o *OSD) open() error {
 	if err := o.findRecent(m); err != nil {
 		return err
 	}
-	if err := o.full.init(o.opt.Dir, o.opt.Reserve); err != nil {
-		return err
-	}
 	if o.opt.ReadOnly {
 		return o.replayInto()
 	}
@@ -199,8 +198,7 @@ func (o *OSD) checkFlushed(payload []byte) error {
 		return fmt.Errorf("flush record of %d bytes: %w", len(payload), objstore.Corrupt)
 	}
 	if want := binary.BigEndian.Uint64(payload); o.ts < want {
-		return fmt.Errorf("database %s has lost what was flushed to it: it ends at transaction %d, the log knows of %d: %w",
-			filepath.Join(o.opt.Dir, "db"), o.ts, want, objstore.Corrupt)
+		return o.dbFiles.lost(o.ts, want)
 	}
 	return nil
 }
@@ -232,6 +230,16 @@ func (o *OSD) openDB() error {
 			return fmt.Errorf("create database: %w", err)
 		}
 	}
+	if err := o.full.init(o.opt.Dir, o.opt.Reserve); err != nil {
+		return err
+	}
+	if err := o.full.roomFor(openRoom); err != nil && !o.opt.ReadOnly {
+		return err
+	}
+	var err error
+	if o.dbFiles, err = checkDB(dir); err != nil {
+		return err
+	}
 	opt := o.dbOptions(dir).WithReadOnly(o.opt.ReadOnly)
 	// Memtable logs are there only when the last run did not close.
 	crashed, err := filepath.Glob(filepath.Join(dir, "*.mem"))
@@ -249,7 +257,9 @@ func (o *OSD) openDB() error {
 		return fmt.Errorf("open database %s: %w", dir, err)
 	}
 	o.db = db
-	o.ts = db.MaxVersion()
+	if o.ts = db.MaxVersion(); o.ts < o.dbFiles.newest {
+		return o.dbFiles.lost(o.ts, o.dbFiles.newest)
+	}
 	return nil
 }
 
@@ -376,7 +386,9 @@ func (o *OSD) Close() error {
 	o.closeOnce.Do(func() {
 		var errs []error
 		if !o.opt.ReadOnly {
-			errs = append(errs, o.flushAll())
+			if err := o.closingFlush(); err != nil {
+				errs = append(errs, err)
+			}
 			o.cancel(ErrClosed)
 			errs = append(errs, o.run.Wait())
 			for _, g := range o.groups {
@@ -390,6 +402,21 @@ func (o *OSD) Close() error {
 	return o.closeErr
 }
 
+// closingFlush removes what was stored in vain and flushes. On a disk without
+// room it leaves everything to the log and the next start.
+func (o *OSD) closingFlush() error {
+	err := errors.Join(o.reapUnnamed(), o.flushAll())
+	if err == nil {
+		err = o.full.roomFor(dbRoom) // closing the database writes a table
+	}
+	if errors.Is(err, errNoRoom) {
+		o.log.Warn("closing without a flush; the next start makes up for it", "err", err)
+		o.abandonDB = true
+		return nil
+	}
+	return err
+}
+
 // ErrClosed is the cause of failures after Close.
 var ErrClosed = errors.New("osd closed")
 
@@ -401,7 +428,7 @@ func (o *OSD) closeFiles() error {
 	if o.chunks != nil {
 		errs = append(errs, o.chunks.Close())
 	}
-	if o.db != nil {
+	if o.db != nil && !o.abandonDB {
 		errs = append(errs, o.db.Close())
 	}
 	if o.clone != "" {
@@ -425,7 +452,7 @@ func (o *OSD) Apply(ctx context.Context, pg uint32, c objstore.Change, p objstor
 		return objstore.Result{}, err
 	}
 	if grows(c) {
-		if err := o.full.check(); err != nil {
+		if err := o.full.check(o.unflushed.Load()); err != nil {
 			return objstore.Result{}, err
 		}
 	}
@@ -443,6 +470,7 @@ func (o *OSD) Apply(ctx context.Context, pg uint32, c objstore.Change, p objstor
 	if err != nil {
 		return objstore.Result{}, err
 	}
+	o.table.named(c)
 	o.afterApply(delta)
 	if p == objstore.Committed {
 		if err := g.wait(ctx, index); err != nil {
@@ -488,8 +516,8 @@ func (o *OSD) Groups() int { return len(o.groups) }
 // grows says whether a change needs room on the disk that is not given back.
 func grows(c objstore.Change) bool {
 	switch c := c.(type) {
-	case objstore.Create, objstore.Link, objstore.SetXattr, objstore.ReserveVolume, objstore.InitVolume, objstore.AttachVolume:
-		return true
+	case objstore.Create, objstore.Link, objstore.SetXattr, objstore.ReserveVolume, objstore.AttachVolume:
+		return true // not InitVolume: every start does that to the root, a full store's, too
 	case objstore.Write:
 		for _, e := range c.Extents {
 			if e.Kind != objstore.Hole {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/dgraph-io/badger/v4"
@@ -150,7 +152,22 @@ func (o *OSD) reapLeftovers(ctx context.Context, left leftovers) error {
 			return err
 		}
 	}
-	for _, id := range left.chunks {
+	return o.reapChunks(left.chunks)
+}
+
+// reapUnnamed removes chunks that were stored in this run for changes that were
+// never made, such as on a full disk. Only once no client is left that could
+// still name them.
+func (o *OSD) reapUnnamed() error {
+	o.table.mu.RLock()
+	ids := slices.Collect(maps.Keys(o.table.unnamed))
+	o.table.mu.RUnlock()
+	return o.reapChunks(ids)
+}
+
+// reapChunks removes those chunks that no extent names.
+func (o *OSD) reapChunks(ids []objstore.ChunkID) error {
+	for _, id := range ids {
 		var wanted bool
 		err := o.View(o.opt.Map.Group(id.Ino.Volume()), func(v volume.View) (err error) {
 			wanted, err = volume.References(v, id)
