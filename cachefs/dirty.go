@@ -145,7 +145,11 @@ func (l *segList) write(bs *buffers, off uint64, p []byte) (added int64, dead []
 		s.b.cost += grown
 		return grown, nil
 	}
-	b := &body{data: append(bs.get(len(p)), p...), cost: int64(len(p))}
+	room := len(p)
+	if room >= bulkWrite {
+		room = objstore.ChunkSize
+	}
+	b := &body{data: append(bs.get(room), p...), cost: int64(len(p))}
 	dead = l.put(seg{off: off, n: uint32(len(p)), b: b})
 	return int64(len(p)), dead
 }
@@ -168,6 +172,9 @@ type buffers struct{ pools [bufferSteps]sync.Pool }
 const (
 	bufferMin   = 16 << 10
 	bufferSteps = 5 // 16 KiB to 4 MiB
+
+	// bulkWrite is the size of a write behind which more is expected.
+	bulkWrite = 512 << 10
 )
 
 // grow makes room for n more bytes behind b, whose memory it may take over.

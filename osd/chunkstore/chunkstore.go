@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"sort"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -45,6 +46,10 @@ const (
 	align       = 4096
 	segmentSize = 512 << 20
 	blockSize   = 64 << 10
+
+	// directSize is the length from which on a chunk is large: its data are
+	// aligned in its record and written with direct I/O.
+	directSize = 256 << 10
 )
 
 // Loc is where a chunk's record lies: segment, offset in units of 4 KiB, and
@@ -93,8 +98,17 @@ type segment struct {
 	id     uint32
 	stream Stream
 	f      *os.File
+	direct *os.File // writes past the page cache; nil where the filesystem cannot
 	path   string
 	size   int64 // as found; grows only for the active one
+}
+
+func (seg *segment) close() error {
+	err := seg.f.Close()
+	if seg.direct != nil {
+		err = errors.Join(err, seg.direct.Close())
+	}
+	return err
 }
 
 // stream state; its mu guards the fields and is never held during I/O.
@@ -219,6 +233,9 @@ func (s *Store) newSegment(kind Stream) (*segment, error) {
 		return nil, fmt.Errorf("make chunk segment %s: %w", path, noSpace(err))
 	}
 	seg := &segment{id: id, stream: kind, f: f, path: path}
+	if direct, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0); err == nil {
+		seg.direct = direct
+	}
 	s.segMu.Lock()
 	s.segs[id] = seg
 	s.segMu.Unlock()
@@ -291,6 +308,9 @@ func (s *Store) writeRecord(seg *segment, at int64, id objstore.ChunkID, data []
 		_, err := seg.f.WriteAt(b, at)
 		return err
 	}
+	if len(data) >= directSize {
+		return s.writeLarge(seg, at, id, data)
+	}
 	head := appendHeader(make([]byte, 0, headerSize(len(data))), id, data)
 	// The data first: a record without its header is no record.
 	if _, err := seg.f.WriteAt(data, at+int64(len(head))); err != nil {
@@ -298,6 +318,57 @@ func (s *Store) writeRecord(seg *segment, at int64, id objstore.ChunkID, data []
 	}
 	_, err := seg.f.WriteAt(head, at)
 	return err
+}
+
+// writeLarge writes a record past the page cache where it can: the kernel holds
+// the body as the mount's file already, and a second copy of it costs memory
+// traffic and pushes out what is of more use.
+func (s *Store) writeLarge(seg *segment, at int64, id objstore.ChunkID, data []byte) error {
+	head := alignedBuffer(align)
+	clear(head[len(appendHeader(head[:0], id, data)):])
+	whole, f := data, seg.f
+	if seg.direct != nil && aligned(data) {
+		whole, f = data[:len(data)&^(align-1)], seg.direct
+	}
+	if err := writev(f, at, head, whole); err != nil {
+		return err
+	}
+	if len(whole) == len(data) {
+		return nil
+	}
+	tail := alignedBuffer(align)
+	clear(tail[copy(tail, data[len(whole):]):])
+	return writev(f, at+int64(align+len(whole)), tail)
+}
+
+func writev(f *os.File, at int64, parts ...[]byte) error {
+	for len(parts) > 0 {
+		n, err := unix.Pwritev(int(f.Fd()), parts, at)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return os.NewSyscallError("pwritev", err)
+		}
+		at += int64(n)
+		for len(parts) > 0 && n >= len(parts[0]) {
+			n -= len(parts[0])
+			parts = parts[1:]
+		}
+		if n > 0 {
+			parts = append([][]byte{parts[0][n:]}, parts[1:]...)
+		}
+	}
+	return nil
+}
+
+func aligned(b []byte) bool { return uintptr(unsafe.Pointer(unsafe.SliceData(b)))&(align-1) == 0 }
+
+// alignedBuffer returns n bytes at an address that direct I/O can use.
+func alignedBuffer(n int) []byte {
+	b := make([]byte, n+align)
+	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) & (align - 1)
+	return b[skip : skip+n : skip+n]
 }
 
 // Sync returns once every chunk whose Append has returned is on stable storage.
@@ -381,7 +452,7 @@ func (s *Store) Close() error {
 	defer s.segMu.Unlock()
 	var errs []error
 	for _, seg := range s.segs {
-		errs = append(errs, seg.f.Close())
+		errs = append(errs, seg.close())
 	}
 	s.segs = map[uint32]*segment{}
 	return errors.Join(errs...)

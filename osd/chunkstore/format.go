@@ -25,8 +25,17 @@ func blocks(length int) int { return (length + blockSize - 1) / blockSize }
 // headerSize is the length of a record's header: fixed part and one checksum a block.
 func headerSize(length int) int { return fixedHeader + 4*blocks(length) }
 
+// dataOffset is where a record's data begin: behind the header, and those of a
+// large one aligned, so that direct I/O takes them from where they are.
+func dataOffset(length int) int {
+	if length >= directSize {
+		return align
+	}
+	return headerSize(length)
+}
+
 // recordSize is what a chunk takes in a segment.
-func recordSize(length int) int { return (headerSize(length) + length + align - 1) &^ (align - 1) }
+func recordSize(length int) int { return (dataOffset(length) + length + align - 1) &^ (align - 1) }
 
 func encodeSegmentHeader(id uint32, kind Stream) []byte {
 	b := make([]byte, align)

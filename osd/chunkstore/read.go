@@ -65,7 +65,7 @@ func (s *Store) Read(loc Loc, id objstore.ChunkID, off uint32, p []byte) error {
 
 // readBlocks copies and checks block by block; whole blocks go straight into p.
 func (s *Store) readBlocks(seg *segment, loc Loc, id objstore.ChunkID, stored sums, off uint32, p, buf []byte) error {
-	base := loc.offset() + int64(headerSize(int(loc.Len)))
+	base := loc.offset() + int64(dataOffset(int(loc.Len)))
 	for len(p) > 0 {
 		block := off / blockSize
 		from := off % blockSize
