@@ -7,6 +7,12 @@ DATA ?= /var/lib/pillarbox
 # How long `make test` and `make fuzz` run each fuzz target.
 FUZZTIME ?= 5s
 
+# How many deaths and damaged files `make soak` goes through. It prints seeds;
+# SEED=... replays one.
+ROUNDS ?= 300
+TRIALS ?= 100
+SEED   ?= 0
+
 # `make bench` measures DIR, against VS when that is given.
 DIR ?= $(MNT)
 VS  ?=
@@ -17,7 +23,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 .DEFAULT_GOAL = build
 
-.PHONY: build install-deps test-deps run test vet unit fuzz posix crash e2e bench lint clean
+.PHONY: build install-deps test-deps run test vet unit fuzz posix crash soak e2e bench lint clean
 
 build:
 	go build -o bin/pillarbox ./cmd/pillarbox
@@ -62,6 +68,10 @@ posix:
 
 crash:
 	go test -count=1 -timeout 20m ./test/crash/...
+
+soak: test-deps
+	go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestDamage)$$' ./test/crash \
+		-rounds $(ROUNDS) -trials $(TRIALS) -seed $(SEED)
 
 e2e:
 	go test -count=1 -timeout 20m ./test/e2e/...

@@ -8,6 +8,9 @@
 //	pillarbox/map      the cluster map, JSON (objstore.Map)
 //	pillarbox/session  the last session id given out, decimal
 //
+// Each value carries a checksum. Open verifies all files before etcd opens
+// them (check.go).
+//
 // Ownership and concurrency: every method of a Monitor may be called from any
 // goroutine until Close. Maps that it returns belong to the caller. Close ends
 // the watches and everything else that Open started, and waits for it; the

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/url"
 	"os"
@@ -27,13 +26,14 @@ var smallLog = sync.OnceFunc(func() { wal.SegmentSizeBytes = 2 << 20 })
 
 const memberName = "mon.0"
 
+// The only member needs no address to be reached at; etcd wants one to name it
+// by. A member that joins later brings its own and gives this one a true one.
+var nowhere = url.URL{Scheme: "http", Host: "127.0.0.1:1"}
+
 func etcdConfig(dir string, zl *zap.Logger) *embed.Config {
 	cfg := embed.NewConfig()
 	cfg.Name = memberName
 	cfg.Dir = dir
-	// The only member needs no address to be reached at; etcd wants one to name
-	// it by. A member that joins later brings its own and gives this one a true one.
-	nowhere := url.URL{Scheme: "http", Host: "127.0.0.1:1"}
 	cfg.ListenPeerUrls, cfg.ListenClientUrls = nil, nil
 	cfg.AdvertisePeerUrls, cfg.AdvertiseClientUrls = []url.URL{nowhere}, nil
 	cfg.InitialCluster = cfg.InitialClusterFromName(memberName)
@@ -119,10 +119,10 @@ func (h *deathHook) start(cfg *embed.Config) (*embed.Etcd, error) {
 	}()
 	select {
 	case r := <-started:
-		if r.err == nil || !errors.Is(r.err, wal.ErrCRCMismatch) && !errors.Is(r.err, io.ErrUnexpectedEOF) {
-			return r.etcd, r.err
+		if r.err != nil {
+			return nil, classify(r.err)
 		}
-		return nil, classify(r.err)
+		return r.etcd, nil
 	case err := <-h.failed:
 		return nil, err
 	}

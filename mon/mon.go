@@ -51,6 +51,9 @@ func Open(ctx context.Context, opt Options) (*Monitor, error) {
 		return nil, fmt.Errorf("monitor options: %w", err)
 	}
 	log := opt.Log.With("mon", 0)
+	if err := Check(opt.Dir); err != nil {
+		return nil, fmt.Errorf("open the monitor in %s: %w", opt.Dir, err)
+	}
 	e, err := startEtcd(ctx, opt.Dir, log)
 	if err != nil {
 		return nil, err
@@ -74,8 +77,8 @@ func (m *Monitor) bootstrap(ctx context.Context, opt Options) error {
 		return fmt.Errorf("encode the cluster map: %w", err)
 	}
 	res, err := m.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.CreateRevision(keyMap), "=", 0)).
-		Then(clientv3.OpPut(keyMap, string(b)), clientv3.OpPut(keySession, "0")).Commit()
+		If(clientv3.Compare(clientv3.CreateRevision(keyMap), "=", 0), clientv3.Compare(clientv3.CreateRevision(keySession), "=", 0)).
+		Then(clientv3.OpPut(keyMap, seal(keyMap, b)), clientv3.OpPut(keySession, seal(keySession, []byte("0")))).Commit()
 	if err != nil {
 		return fmt.Errorf("make the cluster map: %w", err)
 	}
@@ -98,7 +101,7 @@ func newMap(opt Options) (*objstore.Map, error) {
 		OSDs: []objstore.OSDInfo{{ID: 0, Host: host, Weight: 1, Up: true, In: true}},
 		Pools: []objstore.Pool{
 			{ID: 0, Name: "meta", Kind: objstore.MetaPool, Size: 1, MinSize: 1, PGs: 64},
-			{ID: 1, Name: "data", Kind: objstore.DataPool, Size: 1, MinSize: 1, ChunkSize: objstore.ChunkSize},
+			{ID: 1, Name: "data", Kind: objstore.DataPool, Size: 1, MinSize: 1, PGs: 128, ChunkSize: objstore.ChunkSize},
 		},
 	}
 	return m, m.Validate()
@@ -128,8 +131,16 @@ func (m *Monitor) get(ctx context.Context) (*objstore.Map, int64, error) {
 	if len(res.Kvs) == 0 {
 		return nil, 0, fmt.Errorf("read the cluster map: it is missing: %w", objstore.Corrupt)
 	}
-	cm, err := objstore.ParseMap(res.Kvs[0].Value)
+	cm, err := parseMap(res.Kvs[0].Value)
 	return cm, res.Kvs[0].ModRevision, err
+}
+
+func parseMap(sealed []byte) (*objstore.Map, error) {
+	b, err := unseal(keyMap, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("read the cluster map: %w", err)
+	}
+	return objstore.ParseMap(b)
 }
 
 // Update changes the map with fn and gives it the next epoch; it returns the
@@ -153,7 +164,7 @@ func (m *Monitor) Update(ctx context.Context, fn func(*objstore.Map) error) (*ob
 		if err != nil {
 			return nil, fmt.Errorf("encode the cluster map: %w", err)
 		}
-		ok, err := m.swap(ctx, keyMap, rev, string(b))
+		ok, err := m.swap(ctx, keyMap, rev, b)
 		if err != nil {
 			return nil, fmt.Errorf("change the cluster map: %w", err)
 		}
@@ -174,14 +185,18 @@ func (m *Monitor) NewSession(ctx context.Context) (uint64, error) {
 		if len(res.Kvs) == 0 {
 			return 0, fmt.Errorf("new session: the counter is missing: %w", objstore.Corrupt)
 		}
-		last, err := strconv.ParseUint(string(res.Kvs[0].Value), 10, 64)
+		b, err := unseal(keySession, res.Kvs[0].Value)
 		if err != nil {
-			return 0, fmt.Errorf("new session: counter %q: %w", res.Kvs[0].Value, objstore.Corrupt)
+			return 0, fmt.Errorf("new session: %w", err)
+		}
+		last, err := strconv.ParseUint(string(b), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("new session: counter %q: %w", b, objstore.Corrupt)
 		}
 		if last >= maxSession {
 			return 0, fmt.Errorf("new session: all %d ids are used up: %w", uint64(maxSession), objstore.NoSpace)
 		}
-		ok, err := m.swap(ctx, keySession, res.Kvs[0].ModRevision, strconv.FormatUint(last+1, 10))
+		ok, err := m.swap(ctx, keySession, res.Kvs[0].ModRevision, strconv.AppendUint(nil, last+1, 10))
 		if err != nil {
 			return 0, fmt.Errorf("new session: %w", err)
 		}
@@ -191,14 +206,16 @@ func (m *Monitor) NewSession(ctx context.Context) (uint64, error) {
 	}
 }
 
-// swap sets a key unless it has changed since revision rev.
-func (m *Monitor) swap(ctx context.Context, key string, rev int64, value string) (bool, error) {
+// swap sets a key unless it has changed since revision rev. On return it is in
+// the log and in the database, so that a log that loses it is found out.
+func (m *Monitor) swap(ctx context.Context, key string, rev int64, value []byte) (bool, error) {
 	res, err := m.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.ModRevision(key), "=", rev)).
-		Then(clientv3.OpPut(key, value)).Commit()
+		Then(clientv3.OpPut(key, seal(key, value))).Commit()
 	if err != nil {
 		return false, m.cause(err)
 	}
+	m.etcd.Server.Backend().ForceCommit()
 	return res.Succeeded, nil
 }
 

@@ -70,7 +70,7 @@ func (m *Monitor) follow(ctx context.Context, next *objstore.Map, rev int64, out
 					continue
 				}
 				kv := res.Events[len(res.Events)-1].Kv
-				cm, err := objstore.ParseMap(kv.Value)
+				cm, err := parseMap(kv.Value)
 				if err != nil {
 					m.log.Error("cannot follow the cluster map", "err", err)
 					return

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -53,6 +54,13 @@ type dbFiles struct {
 	// ends; what follows may be what a power cut tore.
 	torn    string
 	tornEnd int64
+	// manifestEnd is where the MANIFEST's last record is cut short, as a power
+	// cut may have done; negative: it is whole.
+	manifestEnd int64
+	// orphan is a table that the MANIFEST does not list, orphanLast the last
+	// transaction in it.
+	orphan     string
+	orphanLast uint64
 }
 
 // checkDB verifies the database in dir, which may not exist yet.
@@ -60,7 +68,7 @@ func checkDB(dir string) (*dbFiles, error) {
 	d := &dbFiles{dir: dir}
 	manifest, err := d.manifest()
 	if errors.Is(err, fs.ErrNotExist) {
-		return d, nil
+		return d, d.isNew()
 	}
 	if err != nil {
 		return nil, err
@@ -75,10 +83,39 @@ func checkDB(dir string) (*dbFiles, error) {
 		}
 		d.newest = max(d.newest, last)
 	}
+	if err := d.unlisted(manifest); err != nil {
+		return nil, err
+	}
 	if err := d.logs(); err != nil {
 		return nil, err
 	}
-	return d, d.unlisted(manifest)
+	// Badger is about to remove tables that are not listed: a crash leaves such
+	// a one, but never as the only place of a transaction.
+	if d.orphanLast > d.newest {
+		return nil, d.notListed()
+	}
+	return d, nil
+}
+
+// isNew makes sure that a database without a MANIFEST has never held anything:
+// badger would begin anew and remove what is there. The write-ahead log is made
+// when the database is.
+func (d *dbFiles) isNew() error {
+	for _, in := range [][2]string{{d.dir, ".sst"}, {d.dir, ".mem"}, {filepath.Join(filepath.Dir(d.dir), "wal"), ".log"}} {
+		found, err := filesIn(in[0], in[1])
+		if err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			return &DatabaseError{filepath.Join(d.dir, badger.ManifestFilename), -1, "it is missing, and there is " + found[0]}
+		}
+	}
+	return nil
+}
+
+func (d *dbFiles) notListed() error {
+	why := fmt.Sprintf("it does not list %s, which holds transactions up to %d", filepath.Base(d.orphan), d.orphanLast)
+	return &DatabaseError{filepath.Join(d.dir, badger.ManifestFilename), d.manifestEnd, why}
 }
 
 func (d *dbFiles) manifest() (m badger.Manifest, err error) {
@@ -89,9 +126,16 @@ func (d *dbFiles) manifest() (m badger.Manifest, err error) {
 	}
 	defer f.Close()
 	defer recovered(&err, path)
-	m, _, err = badger.ReplayManifestFile(f, 0, badger.DefaultOptions(d.dir).WithLogger(nil))
+	m, end, err := badger.ReplayManifestFile(f, 0, badger.DefaultOptions(d.dir).WithLogger(nil))
 	if err != nil {
 		return m, &DatabaseError{path, -1, err.Error()}
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return m, fmt.Errorf("check the database: %w", err)
+	}
+	if d.manifestEnd = end; st.Size() == end {
+		d.manifestEnd = -1
 	}
 	return m, nil
 }
@@ -193,7 +237,7 @@ func mapFile(path string) ([]byte, error) {
 // logs checks the memtable logs that a crash left: those that were full are
 // whole, and each goes on where what is before it ends.
 func (d *dbFiles) logs() error {
-	paths, err := filepath.Glob(filepath.Join(d.dir, "*.mem"))
+	paths, err := filesIn(d.dir, ".mem")
 	if err != nil {
 		return err
 	}
@@ -203,7 +247,14 @@ func (d *dbFiles) logs() error {
 		if err != nil {
 			return err
 		}
-		if l.first > d.newest+1 {
+		switch {
+		case l.first <= d.newest+1:
+		case d.orphanLast+1 >= l.first:
+			return d.notListed()
+		case d.manifestEnd >= 0:
+			why := fmt.Sprintf("its last record is cut short, and the transactions between %d and %d of %s are nowhere", d.newest, l.first, filepath.Base(path))
+			return &DatabaseError{filepath.Join(d.dir, badger.ManifestFilename), d.manifestEnd, why}
+		default:
 			return &DatabaseError{path, tableLogHeader, fmt.Sprintf("it begins with transaction %d, the last one before it is %d", l.first, d.newest)}
 		}
 		d.newest = max(d.newest, l.last)
@@ -285,11 +336,9 @@ func tableLogRecord(b []byte) (size int, meta byte, key, value []byte) {
 	return at + 4, b[0], key, value
 }
 
-// unlisted looks at tables that the MANIFEST does not list, which badger is
-// about to remove: a crash leaves such a one, but never as the only place of
-// a transaction.
+// unlisted finds the newest table that the MANIFEST does not list.
 func (d *dbFiles) unlisted(m badger.Manifest) error {
-	paths, err := filepath.Glob(filepath.Join(d.dir, "*.sst"))
+	paths, err := filesIn(d.dir, ".sst")
 	if err != nil {
 		return err
 	}
@@ -305,8 +354,8 @@ func (d *dbFiles) unlisted(m badger.Manifest) error {
 		if err != nil {
 			return err
 		}
-		if last > d.newest {
-			return &DatabaseError{filepath.Join(d.dir, badger.ManifestFilename), -1, fmt.Sprintf("it does not list %s, which holds transactions up to %d", filepath.Base(path), last)}
+		if last > d.orphanLast {
+			d.orphan, d.orphanLast = path, last
 		}
 	}
 	return nil
@@ -320,4 +369,22 @@ func (d *dbFiles) lost(have, want uint64) error {
 		return &DatabaseError{d.torn, d.tornEnd, why}
 	}
 	return &DatabaseError{d.dir, -1, why}
+}
+
+// filesIn lists the files of a directory, which may be missing, whose names end
+// in suffix, in order. Unlike filepath.Glob it takes any directory's name.
+func filesIn(dir, suffix string) (paths []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", dir, err)
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), suffix) {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	return paths, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"pillarbox/mon"
 	"pillarbox/objstore"
 	"pillarbox/osd"
 )
@@ -78,6 +79,9 @@ func runFsck(c *cli.Context) (*osd.CheckReport, error) {
 		return nil, err
 	}
 	defer d.release()
+	if err := mon.Check(d.file(monDir)); err != nil {
+		return nil, err
+	}
 	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: slog.LevelError}))
 	opt := osd.CheckOptions{Deep: !c.Bool("quick")}
 	if term.IsTerminal(int(os.Stderr.Fd())) {

@@ -138,7 +138,11 @@ func (l *Log) scanSegment(s *segment, each func(LSN, Record) error, from LSN) (s
 	sc.data = data
 	sc.prevEnd, sc.synced, sc.valid = decodeHeader(data, s.seq)
 	if !sc.valid {
+		sc.findMarks()
 		return sc, nil
+	}
+	if len(data) != SegmentSize { // its size was on stable storage before its header was written
+		return sc, &CorruptError{File: s.path, Offset: int64(len(data)), Why: fmt.Sprintf("the file ends here, it had %d bytes", SegmentSize)}
 	}
 	off := headerSize
 	if from > s.start()+headerSize {
@@ -158,14 +162,19 @@ func (l *Log) scanSegment(s *segment, each func(LSN, Record) error, from LSN) (s
 		off += size
 	}
 	sc.end = off
-	// What lies behind a broken record may still say how far the log was durable.
-	for o := off + 8; o+recordHeader <= len(data); o += 8 {
-		if _, synced, size, ok := parseRecord(data, s.seq, o); ok {
+	sc.findMarks()
+	return sc, nil
+}
+
+// findMarks looks at what lies behind a broken record: it may still say how far
+// the log was durable.
+func (sc *scan) findMarks() {
+	for o := sc.end + 8; o+recordHeader <= len(sc.data); o += 8 {
+		if _, synced, size, ok := parseRecord(sc.data, sc.seg.seq, o); ok {
 			sc.synced = max(sc.synced, synced)
 			o += size - 8
 		}
 	}
-	return sc, nil
 }
 
 func (l *Log) readAll(s *segment) ([]byte, error) {
@@ -191,6 +200,7 @@ func (l *Log) readAll(s *segment) ([]byte, error) {
 func (l *Log) replay(found []*segment, from LSN, each func(LSN, Record) error) error {
 	var durable LSN
 	var stopped *scan
+	var headless *segment // the first one in use whose header is broken
 	for _, s := range found {
 		if s.start()+SegmentSize <= from {
 			continue // recycled or free
@@ -204,6 +214,9 @@ func (l *Log) replay(found []*segment, from LSN, each func(LSN, Record) error) e
 			return err
 		}
 		durable = max(durable, sc.synced)
+		if !sc.valid && headless == nil && (sc.synced > 0 || s.start() <= from) {
+			headless = s
+		}
 		if stopped != nil || !sc.valid {
 			s.f.Close()
 			s.f = nil
@@ -220,6 +233,9 @@ func (l *Log) replay(found []*segment, from LSN, each func(LSN, Record) error) e
 		if !l.continues(found, s, l.end) {
 			stopped = &sc
 		}
+	}
+	if headless != nil && (durable > l.end || len(l.segs) == 0 && from > 0) {
+		return &CorruptError{File: headless.path, Offset: 0, Why: "this is not the header of a segment"}
 	}
 	if stopped != nil && durable > l.end {
 		return &CorruptError{File: stopped.seg.path, Offset: int64(stopped.end), Why: "checksum mismatch"}

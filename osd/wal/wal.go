@@ -294,6 +294,18 @@ func (l *Log) End() LSN {
 	return l.end
 }
 
+// Room is how many bytes, less what the end of a segment wastes, can be appended
+// before the log asks the disk for more.
+func (l *Log) Room() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.segs) == 0 {
+		return 0
+	}
+	cur := l.segs[len(l.segs)-1]
+	return int64(cur.start()+SegmentSize-l.end) + int64(len(l.free))*SegmentSize
+}
+
 // Sync returns once everything before upTo is on stable storage, with how far
 // that is now. A failed sync fails the log for good: what the kernel dropped
 // cannot be told from what it kept.

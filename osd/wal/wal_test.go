@@ -96,6 +96,31 @@ func TestReleaseRecyclesAndOldRecordsStayDead(t *testing.T) {
 	}
 }
 
+func TestRoomIsWhatNeedsNoDisk(t *testing.T) {
+	l, _ := open(t, t.TempDir(), 0)
+	defer l.Close()
+	if r := l.Room(); r != SegmentSize-headerSize {
+		t.Errorf("a new log has room for %d bytes", r)
+	}
+	lsn := mustAppend(t, l, rec(1, 1<<20))
+	if r, want := l.Room(), int64(SegmentSize-headerSize-recordSize(1<<20)); r != want {
+		t.Errorf("room for %d bytes after a record, want %d", r, want)
+	}
+	for lsn < 3*SegmentSize {
+		lsn = mustAppend(t, l, rec(1, 1<<20))
+	}
+	if _, err := l.Sync(lsn); err != nil {
+		t.Fatal(err)
+	}
+	before := l.Room()
+	if err := l.Release(lsn); err != nil {
+		t.Fatal(err)
+	}
+	if r := l.Room(); r != before+int64(l.Stats().Segments-1)*SegmentSize || r == before {
+		t.Errorf("room for %d bytes after a release, was %d", r, before)
+	}
+}
+
 // lastSegment returns the file that holds the end of the log.
 func lastSegment(t *testing.T, l *Log) (string, int64) {
 	t.Helper()
@@ -166,6 +191,48 @@ func TestDamageToDurableRecordsIsReported(t *testing.T) {
 	}
 	if damage.File != path || damage.Offset != at {
 		t.Fatalf("reported %s:%d, want %s:%d", damage.File, damage.Offset, path, at)
+	}
+}
+
+// TestDamagedSegmentIsReported cuts the newest segment short, or breaks its
+// header, behind which nothing reads as a record any more.
+func TestDamagedSegmentIsReported(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, path string) int64{
+		"cut between records": func(t *testing.T, path string) int64 {
+			cut := int64(headerSize + recordSize(100))
+			if err := os.Truncate(path, cut); err != nil {
+				t.Fatal(err)
+			}
+			return cut
+		},
+		"header": func(t *testing.T, path string) int64 {
+			flip(t, path, 20)
+			return 0
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			l, _ := open(t, dir, 0)
+			mustAppend(t, l, rec(0, 100))
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			l, _ = open(t, dir, 0)
+			path, _ := lastSegment(t, l)
+			for i := range 3 {
+				lsn := mustAppend(t, l, rec(i, 100))
+				if _, err := l.Sync(lsn); err != nil {
+					t.Fatal(err)
+				}
+			}
+			l.closeFiles()
+			at := damage(t, path)
+			_, _, err := tryOpen(dir, 0)
+			var found *CorruptError
+			if !errors.As(err, &found) || found.File != path || found.Offset != at {
+				t.Fatalf("got %v, want a CorruptError of %s at %d", err, path, at)
+			}
+		})
 	}
 }
 

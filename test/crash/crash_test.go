@@ -22,7 +22,7 @@ import (
 
 var (
 	seedFlag   = flag.Uint64("seed", 0, "seed of the load and of the moments of death; 0 takes a new one")
-	roundsFlag = flag.Int("rounds", 12, "deaths per test")
+	roundsFlag = flag.Int("rounds", 8, "deaths per test")
 )
 
 func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
@@ -89,6 +89,58 @@ func TestPowerCut(t *testing.T) {
 	n.Restart()
 	l.verify(t, false)
 	n.Term()
+}
+
+// TestKill9AfterFlush kills the process when all is flushed and its log holds
+// nothing: a file that was open without a name must go at the next start all
+// the same.
+func TestKill9AfterFlush(t *testing.T) {
+	n := harness.Start(t, harness.Options{})
+	db, segments := filepath.Join(n.Data, "osd.0/db/*.mem"), filepath.Join(n.Data, "osd.0/chunks/*.seg")
+	dir := makeMaildirs(t, n.Mount)[0]
+	for i := range 100 { // enough for its flush to be seen in the database's log
+		if err := os.WriteFile(filepath.Join(n.Mount, dir, "new", fmt.Sprint("m", i)), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const size = 32 << 20
+	f, err := os.Create(filepath.Join(n.Mount, dir, "tmp", "open"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Sync(), os.Remove(f.Name())); err != nil {
+		t.Fatal(err)
+	}
+	before := diskUsage(t, db)
+	eventually(t, 20*time.Second, "a flush", func() bool { return diskUsage(t, db) > before })
+	if used := diskUsage(t, segments); used < size {
+		t.Fatalf("the open file takes %d bytes", used)
+	}
+	n.Kill9()
+	n.Restart()
+	eventually(t, 20*time.Second, "the space of the file comes back", func() bool { return diskUsage(t, segments) < size/4 })
+	n.Term()
+	n.Fsck()
+}
+
+// diskUsage is what the files take on disk, in bytes.
+func diskUsage(t *testing.T, pattern string) (bytes int64) {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		var st unix.Stat_t
+		if err := unix.Stat(f, &st); err == nil { // else it has just gone
+			bytes += st.Blocks * 512
+		}
+	}
+	return bytes
 }
 
 // disk is an ext4 image on a loop device.
