@@ -193,3 +193,11 @@ func CheckName(name string) error {
 	}
 	return nil
 }
+
+// Request identifies a change among all of a session's, so that one sent twice
+// is made once. The zero value asks for no such care: it never leaves the process.
+type Request struct {
+	Session uint64
+	Seq     uint64 // grows with every change of the session
+	Ack     uint64 // the session has the answers to all changes below
+}

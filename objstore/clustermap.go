@@ -3,6 +3,10 @@ package objstore
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"pillarbox/objstore/crush"
 )
 
 // MapFormat is the newest format of the cluster map, and so of the store, that
@@ -18,26 +22,72 @@ const (
 	DataPool PoolKind = "data" // chunks of file bodies
 )
 
-// OSDInfo is what the map says of one OSD.
+// MonInfo is what the map says of one monitor.
+type MonInfo struct {
+	Name string `json:"name"`
+	Addr string `json:"addr,omitempty"` // host:port of its service; empty: in this process
+}
+
+// OSDInfo is what the map says of one OSD: where it stands, which makes up the
+// CRUSH tree, and how it does.
 type OSDInfo struct {
-	ID     int     `json:"id"`
-	Host   string  `json:"host,omitempty"`
-	Addr   string  `json:"addr,omitempty"` // empty: in this process, called directly
-	Weight float64 `json:"weight"`         // relative share of the data
-	Up     bool    `json:"up"`             // it answers
-	In     bool    `json:"in"`             // data is placed on it
+	ID       int      `json:"id"`
+	UUID     string   `json:"uuid,omitempty"` // of its directory, so that an empty disk is not taken for the old one
+	Addr     string   `json:"addr,omitempty"` // host:port; empty: in this process, called directly
+	Host     string   `json:"host,omitempty"`
+	Rack     string   `json:"rack,omitempty"`
+	Weight   float64  `json:"weight"`             // its share of the data; by convention its size in TiB
+	Reweight float64  `json:"reweight,omitempty"` // part of that share to use, above 0 to 1; 0 means 1
+	Up       bool     `json:"up"`                 // it answers
+	In       bool     `json:"in"`                 // data is placed on it
+	Full     Fullness `json:"full,omitempty"`
+	DownAt   int64    `json:"down_at,omitempty"` // since when it is down, in seconds since 1970
+}
+
+// Fullness is how near to full an OSD's disk is.
+type Fullness string
+
+// The degrees of fullness; an empty one is neither.
+const (
+	NearFull Fullness = "nearfull" // a warning
+	Full     Fullness = "full"     // nothing that grows is written to its pools
+)
+
+// Coding says how a pool keeps its chunks safe.
+type Coding struct {
+	K int `json:"k"` // data shards
+	M int `json:"m"` // coding shards; as many may be lost
+}
+
+// Upmap is an exception from CRUSH for one placement group, made by the
+// monitors to even out what chance left uneven: each pair replaces an OSD by another.
+type Upmap struct {
+	PG    uint32   `json:"pg"`
+	Pairs [][2]int `json:"pairs"`
 }
 
 // Pool is a set of placement rules.
 type Pool struct {
-	ID        int      `json:"id"`
-	Name      string   `json:"name"`
-	Kind      PoolKind `json:"kind"`
-	Size      int      `json:"size"`                 // replicas wanted
-	MinSize   int      `json:"min_size"`             // replicas a write must reach
-	PGs       int      `json:"pgs,omitempty"`        // placement groups; fixed for life in a meta pool
-	ChunkSize int      `json:"chunk_size,omitempty"` // bytes; of a data pool
+	ID            int      `json:"id"`
+	Name          string   `json:"name"`
+	Kind          PoolKind `json:"kind"`
+	Size          int      `json:"size"`                     // replicas wanted, or shards
+	MinSize       int      `json:"min_size"`                 // replicas a write must reach
+	PGs           int      `json:"pgs"`                      // placement groups; fixed for life in a meta pool
+	ChunkSize     int      `json:"chunk_size,omitempty"`     // bytes; of a data pool
+	FailureDomain string   `json:"failure_domain,omitempty"` // osd, host or rack: no two replicas share one; empty: host
+	Coding        *Coding  `json:"coding,omitempty"`         // nil: replicated
+	Upmaps        []Upmap  `json:"upmaps,omitempty"`
 }
+
+// Flags of the whole cluster, as admins know them.
+const (
+	FlagNoOut       = "noout"   // down OSDs stay in
+	FlagNoDown      = "nodown"  // reports of failures are not believed
+	FlagNoScrub     = "noscrub" // no scheduled scrub
+	FlagNoRecover   = "norecover"
+	FlagNoRebalance = "norebalance"
+)
 
 // Map is the cluster map: what everybody must agree on to find anything. The
 // monitors keep it; all others read it and treat it as immutable.
@@ -46,12 +96,34 @@ type Map struct {
 	Epoch       uint64    `json:"epoch"`        // grows with every change of the map
 	Format      int       `json:"format"`       // see MapFormat
 	VolumeDepth int       `json:"volume_depth"` // directories at this depth are volumes; for life
+	Mons        []MonInfo `json:"mons,omitempty"`
 	OSDs        []OSDInfo `json:"osds"`
 	Pools       []Pool    `json:"pools"`
+	Flags       []string  `json:"flags,omitempty"`
+
+	placed atomic.Pointer[placement]
+}
+
+// Clone is a copy that may be changed.
+func (m *Map) Clone() *Map {
+	c := &Map{FSID: m.FSID, Epoch: m.Epoch, Format: m.Format, VolumeDepth: m.VolumeDepth}
+	c.Mons, c.OSDs, c.Pools, c.Flags = slices.Clone(m.Mons), slices.Clone(m.OSDs), slices.Clone(m.Pools), slices.Clone(m.Flags)
+	for i := range c.Pools {
+		p := &c.Pools[i]
+		p.Upmaps = slices.Clone(p.Upmaps)
+		if p.Coding != nil {
+			coding := *p.Coding
+			p.Coding = &coding
+		}
+	}
+	return c
 }
 
 // MaxVolumeDepth bounds how deep below the mount point the volumes can lie.
 const MaxVolumeDepth = 8
+
+// maxSize bounds the replicas or shards of a pool.
+const maxSize = 16
 
 // maxPGs is how many placement groups a pool can have: a group's number has 16
 // bits in the OSDs' logs.
@@ -112,7 +184,13 @@ func (m *Map) poolFault() string {
 			return fmt.Sprintf("pool %d %q has no name, or its name or id is used twice", p.ID, p.Name)
 		}
 		ids[p.ID], names[p.Name] = true, true
-		if p.Size < 1 || p.MinSize < 1 || p.MinSize > p.Size {
+		if p.FailureDomain != "" && !crush.Domain(p.FailureDomain).Valid() {
+			return fmt.Sprintf("pool %q has failure domain %q: must be osd, host or rack", p.Name, p.FailureDomain)
+		}
+		if c := p.Coding; c != nil && (p.Kind != DataPool || c.K < 1 || c.M < 1 || c.K+c.M != p.Size || p.MinSize < c.K) {
+			return fmt.Sprintf("pool %q is coded as %d+%d, with size %d and min_size %d", p.Name, c.K, c.M, p.Size, p.MinSize)
+		}
+		if p.Size < 1 || p.Size > maxSize || p.MinSize < 1 || p.MinSize > p.Size {
 			return fmt.Sprintf("pool %q has size %d and min_size %d", p.Name, p.Size, p.MinSize)
 		}
 		switch p.Kind {
@@ -122,6 +200,9 @@ func (m *Map) poolFault() string {
 				return fmt.Sprintf("pool %q has %d placement groups: must be 1 to %d", p.Name, p.PGs, maxPGs)
 			}
 		case DataPool:
+			if p.PGs < 1 || p.PGs > maxPGs {
+				return fmt.Sprintf("pool %q has %d placement groups: must be 1 to %d", p.Name, p.PGs, maxPGs)
+			}
 			if p.ChunkSize < 1 || p.ChunkSize > ChunkSize {
 				return fmt.Sprintf("pool %q has chunks of %d bytes: must be 1 to %d", p.Name, p.ChunkSize, ChunkSize)
 			}
@@ -131,6 +212,9 @@ func (m *Map) poolFault() string {
 	}
 	if metas != 1 {
 		return fmt.Sprintf("%d meta pools: must be one", metas)
+	}
+	if m.Data() == nil {
+		return "no data pool"
 	}
 	return ""
 }
@@ -143,6 +227,35 @@ func (m *Map) Meta() *Pool {
 		}
 	}
 	return nil
+}
+
+// OSD is what the map says of an OSD, nil if it does not know it.
+func (m *Map) OSD(id int) *OSDInfo {
+	for i := range m.OSDs {
+		if m.OSDs[i].ID == id {
+			return &m.OSDs[i]
+		}
+	}
+	return nil
+}
+
+// Data is the data pool that new chunks go to. The map must be valid.
+func (m *Map) Data() *Pool {
+	for i := range m.Pools {
+		if m.Pools[i].Kind == DataPool {
+			return &m.Pools[i]
+		}
+	}
+	return nil
+}
+
+// HasFlag says whether a flag of the whole cluster is set.
+func (m *Map) HasFlag(flag string) bool { return slices.Contains(m.Flags, flag) }
+
+// ChunkPG is the placement group of a data pool that a chunk lies in.
+func (p *Pool) ChunkPG(id ChunkID) uint32 {
+	h := mix64(uint64(id.Ino) ^ mix64(uint64(id.Index)<<1|1) ^ mix64(id.Version))
+	return uint32(h % uint64(p.PGs))
 }
 
 // Group is the placement group of the meta pool that a volume lives in, by

@@ -14,7 +14,7 @@ func validMap() *Map {
 		OSDs: []OSDInfo{{ID: 0, Weight: 1, Up: true, In: true}, {ID: 1, Weight: 2}},
 		Pools: []Pool{
 			{ID: 0, Name: "meta", Kind: MetaPool, Size: 1, MinSize: 1, PGs: 64},
-			{ID: 1, Name: "data", Kind: DataPool, Size: 3, MinSize: 2, ChunkSize: ChunkSize},
+			{ID: 1, Name: "data", Kind: DataPool, Size: 3, MinSize: 2, PGs: 128, ChunkSize: ChunkSize},
 		},
 	}
 }

@@ -1,5 +1,7 @@
 package objstore
 
+import "fmt"
+
 // Kind classifies a failure. It is what crosses package and wire borders:
 // fusefs maps it to an errno and the S3 gateway to a code, both with errors.Is,
 // never by an error's text. Wrap a Kind with fmt.Errorf("doing what: %w", kind).
@@ -26,6 +28,7 @@ const (
 	Unavailable                  // EIO: the store cannot be reached or is shutting down
 	Unsupported                  // EOPNOTSUPP
 	Fenced                       // EIO: the session has ended; its changes are refused
+	Elsewhere                    // EIO: another OSD has to be asked; see LeaderError
 )
 
 var kindText = [...]string{
@@ -34,6 +37,7 @@ var kindText = [...]string{
 	Stale: "stale inode", NameTooLong: "name too long", Invalid: "invalid argument", NoAttr: "no such attribute",
 	TooManyLinks: "too many links", TooBig: "too big", NotPermitted: "not permitted", Corrupt: "corrupt data",
 	Unavailable: "store unavailable", Unsupported: "not supported", Fenced: "session fenced",
+	Elsewhere: "to be asked of another OSD",
 }
 
 func (k Kind) Error() string {
@@ -42,3 +46,20 @@ func (k Kind) Error() string {
 	}
 	return "unknown failure"
 }
+
+// LeaderError says who leads a placement group of the meta pool, as far as the
+// OSD asked knows.
+type LeaderError struct {
+	PG     uint32
+	Leader int // -1: unknown
+}
+
+func (e *LeaderError) Error() string {
+	if e.Leader < 0 {
+		return fmt.Sprintf("placement group %d has no leader known here", e.PG)
+	}
+	return fmt.Sprintf("placement group %d is led by osd.%d", e.PG, e.Leader)
+}
+
+// Unwrap makes errors.Is(err, Elsewhere) hold.
+func (e *LeaderError) Unwrap() error { return Elsewhere }

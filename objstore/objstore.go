@@ -1,8 +1,10 @@
 // Package objstore is the store as its clients see it: the core types, the
 // changes a volume accepts, and the one interface a mount or gateway works
-// against. It imports only the standard library; what implements it lives in
-// subpackages, so that osd and mon share the types without the client.
+// against. It imports only the standard library and package crush; what
+// implements it lives in subpackages, so that osd and mon share the types
+// without the client.
 //
+//	crush    where data lies: CRUSH over the map's OSDs
 //	volume   the semantics of a volume: a pure function from a key-value view and a Change to a Delta
 //	client   a Store over a cluster map and the OSDs that serve it
 //

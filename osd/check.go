@@ -73,7 +73,7 @@ func (o *OSD) Check(ctx context.Context, opt CheckOptions) (*CheckReport, error)
 	c := &checker{o: o, opt: opt, rep: &CheckReport{}, wanted: make(map[objstore.ChunkID]struct{}), named: make(map[objstore.VolumeID]bool)}
 	var todo []objstore.VolumeID
 	for pg := range o.groups {
-		vols, err := read(o, uint32(pg), volume.Volumes)
+		vols, err := view(o, uint32(pg), volume.Volumes)
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +90,7 @@ func (o *OSD) Check(ctx context.Context, opt CheckOptions) (*CheckReport, error)
 			opt.Step(i+1, len(todo))
 		}
 	}
-	pending, err := o.Pending(ctx, o.opt.Map.Group(objstore.RootVolume))
+	pending, err := view(o, o.opt.Map.Group(objstore.RootVolume), volume.Pending)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +271,10 @@ func (c *checker) residentChunks(fn func(objstore.ChunkID)) error {
 		if !id.Resident() {
 			continue
 		}
-		g := c.o.groups[c.o.opt.Map.Group(id.Ino.Volume())]
+		g, err := c.o.group(c.o.opt.Map.Group(id.Ino.Volume()))
+		if err != nil {
+			return err
+		}
 		if _, _, err := g.locateBody(id); err == nil {
 			fn(id)
 		} else if !errors.Is(err, objstore.Stale) {
@@ -283,16 +286,22 @@ func (c *checker) residentChunks(fn func(objstore.ChunkID)) error {
 
 // dropResident deletes a resident chunk that nothing names, through the log.
 func (o *OSD) dropResident(id objstore.ChunkID) error {
-	g := o.groups[o.opt.Map.Group(id.Ino.Volume())]
+	g, err := o.group(o.opt.Map.Group(id.Ino.Volume()))
+	if err != nil {
+		return err
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	_, err := g.propose(volume.Delta{{Key: volume.BodyKey(id)}})
+	_, err = g.propose(volume.Delta{{Key: volume.BodyKey(id)}})
 	return err
 }
 
 // repair mends a volume's names and counts, in bounded steps.
 func (c *checker) repair(ctx context.Context, pg uint32, vol objstore.VolumeID) error {
-	g := c.o.groups[pg]
+	g, err := c.o.group(pg)
+	if err != nil {
+		return err
+	}
 	for {
 		g.mu.Lock()
 		delta, problems, err := volume.Repair(&g.st, vol)

@@ -21,7 +21,7 @@ type chunkTable struct {
 	recent  map[objstore.ChunkID]chunkstore.Loc    // stored since the last flush
 	dropped map[objstore.ChunkID]chunkstore.Loc    // removed since the last flush
 	writing [2]map[objstore.ChunkID]chunkstore.Loc // recent and dropped of the flush under way
-	unnamed map[objstore.ChunkID]struct{}          // stored in this run, and no change has named them yet
+	unnamed map[objstore.ChunkID]struct{}          // stored in this run, and no change has named them yet; nil where an OSD has peers, whose groups name its chunks
 	base    snapshot
 }
 
@@ -100,10 +100,9 @@ func (o *OSD) storeChunk(id objstore.ChunkID, data []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.recent[id] = loc
-	if t.unnamed == nil {
-		t.unnamed = make(map[objstore.ChunkID]struct{})
+	if t.unnamed != nil {
+		t.unnamed[id] = struct{}{}
 	}
-	t.unnamed[id] = struct{}{}
 	delete(t.dropped, id)
 	return nil
 }
@@ -117,7 +116,7 @@ func (t *chunkTable) named(c objstore.Change) {
 	for _, e := range w.Extents {
 		if e.Kind == objstore.Pooled {
 			t.mu.Lock()
-			delete(t.unnamed, e.Chunk)
+			delete(t.unnamed, e.Chunk) // of a nil map, too
 			t.mu.Unlock()
 		}
 	}
@@ -165,10 +164,10 @@ func (o *OSD) ReadChunk(_ context.Context, pg uint32, id objstore.ChunkID, off u
 // missing tells a chunk that a newer change replaced, which is Stale, from one
 // that an extent still names, which is damage.
 func (o *OSD) missing(pg uint32, id objstore.ChunkID, err error) error {
-	if !errors.Is(err, objstore.Stale) {
-		return err
+	if !errors.Is(err, objstore.Stale) || !id.Resident() && o.opt.Peers != nil {
+		return err // other OSDs may have it
 	}
-	wanted, ask := read(o, pg, func(v volume.View) (bool, error) { return volume.References(v, id) })
+	wanted, ask := view(o, pg, func(v volume.View) (bool, error) { return volume.References(v, id) })
 	if ask != nil || !wanted {
 		return err
 	}
@@ -177,7 +176,7 @@ func (o *OSD) missing(pg uint32, id objstore.ChunkID, err error) error {
 		if _, now := o.table.locate(id); now == nil {
 			return err
 		}
-	} else if _, _, now := o.groups[pg].locateBody(id); now == nil {
+	} else if _, _, now := o.groups[pg].Load().locateBody(id); now == nil {
 		return err
 	}
 	o.log.Error("missing chunk", "chunk", id.String(), "err", err)
@@ -194,7 +193,7 @@ func stale(err error) error {
 func (o *OSD) chunkGone(pg uint32, id objstore.ChunkID) bool {
 	var err error
 	if id.Resident() {
-		_, _, err = o.groups[pg].locateBody(id)
+		_, _, err = o.groups[pg].Load().locateBody(id)
 	} else {
 		_, err = o.table.locate(id)
 	}

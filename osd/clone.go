@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 const clonePrefix = "check-"
@@ -66,11 +67,15 @@ func copySparse(from, to string) error {
 
 // removeClones removes what a look that was killed left behind.
 func removeClones(osdDir string) error {
-	left, err := filepath.Glob(filepath.Join(osdDir, clonePrefix+"*"))
-	if err != nil {
-		return err
+	entries, err := os.ReadDir(osdDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("list %s: %w", osdDir, err)
 	}
-	for _, dir := range left {
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), clonePrefix) {
+			continue
+		}
+		dir := filepath.Join(osdDir, e.Name())
 		if err := os.RemoveAll(dir); err != nil {
 			return fmt.Errorf("remove %s: %w", dir, err)
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
 
 	"pillarbox/objstore"
 	"pillarbox/objstore/volume"
@@ -19,6 +21,8 @@ const (
 	flushEvery = 5 * time.Second // a change reaches the database within this
 	flushSoft  = 16 << 20        // unflushed bytes that start a flush early
 	flushHard  = 48 << 20        // unflushed bytes at which changes wait for a flush
+
+	logRoom = 4 << 20 // room in the log at which changes ask whether it can grow
 
 	// One group's layer has to fit one transaction of the database.
 	layerKeys = 12000
@@ -38,8 +42,8 @@ func (o *OSD) afterApply(delta volume.Delta) {
 	}
 }
 
-// waitRoom waits until the group's layer can take another change. Called with
-// mu held; it gives mu up while it waits.
+// waitRoom waits until the group's layer can take another change, and makes sure
+// that the log can. Called with mu held; it gives mu up while it waits.
 func (g *group) waitRoom() error {
 	for g.err == nil && (g.st.active.keys.Len() > layerKeys || g.st.active.meta > layerMeta || g.osd.unflushed.Load() > flushHard) {
 		if err := g.osd.roomToFlush(); err != nil {
@@ -47,6 +51,10 @@ func (g *group) waitRoom() error {
 		}
 		kick(g.osd.flushNow)
 		g.room.Wait()
+	}
+	if g.err == nil && g.osd.wal.Room() < logRoom {
+		// A log that cannot grow has failed for good.
+		return g.osd.full.roomFor(wal.SegmentSize + logRoom)
 	}
 	return g.err
 }
@@ -92,7 +100,7 @@ func (o *OSD) flush(ctx context.Context) error {
 		return o.flushErr
 	}
 	if err := o.roomToFlush(); err != nil {
-		for _, g := range o.groups { // who waits for room in a layer must not wait for this
+		for _, g := range o.hosted() { // who waits for room in a layer must not wait for this
 			g.mu.Lock()
 			g.room.Broadcast()
 			g.mu.Unlock()
@@ -101,7 +109,7 @@ func (o *OSD) flush(ctx context.Context) error {
 	}
 	if err := o.flushLocked(ctx); err != nil {
 		o.flushErr = fmt.Errorf("flush: %w", err)
-		for _, g := range o.groups {
+		for _, g := range o.hosted() {
 			g.mu.Lock()
 			g.fail(o.flushErr)
 			g.mu.Unlock()
@@ -113,23 +121,26 @@ func (o *OSD) flush(ctx context.Context) error {
 
 func (o *OSD) flushLocked(ctx context.Context) error {
 	// Everything logged before cut is in a layer that freeze takes, for a group
-	// logs and applies under one hold of its lock.
+	// logs and applies under one hold of its lock; or it is not committed yet, and
+	// the group says from where on it still needs the log.
 	cut := o.wal.End()
-	frozen := o.freeze()
+	frozen, cut := o.freeze(cut)
 	m, pooled := o.freezeChunks()
-	m.lsn = cut
 	if len(frozen) == 0 && len(pooled[0])+len(pooled[1])+len(o.garbage) == 0 {
 		return nil
 	}
-	for _, g := range frozen {
-		if err := g.wait(ctx, g.st.frozen.last); err != nil {
-			return err
-		}
+	frozen, whole, err := o.awaitFrozen(ctx, frozen)
+	if err != nil {
+		return err
 	}
+	if !whole {
+		cut = o.released // what was undone is still wanted from the log
+	}
+	m.lsn = cut
 	b := newBatch(o)
 	b.table(pooled, o.garbage)
-	for _, g := range frozen {
-		if err := b.group(g); err != nil {
+	for _, f := range frozen {
+		if err := b.group(f); err != nil {
 			return err
 		}
 	}
@@ -152,27 +163,88 @@ func (o *OSD) flushLocked(ctx context.Context) error {
 	if err := o.chunks.Free(b.freed); err != nil {
 		o.log.Warn("space of removed chunks not given back yet", "err", err)
 	}
+	o.released = cut
 	return o.wal.Release(cut)
 }
 
-// freeze puts a fresh layer on top of every group that changed. Only flush,
-// under flushMu, sets or clears frozen, so it may read it without the lock.
-func (o *OSD) freeze() []*group {
-	var frozen []*group
-	for _, g := range o.groups {
+// frozenGroup is a group with the layer that a flush writes down.
+type frozenGroup struct {
+	g *group
+	l *layer
+}
+
+// freeze puts a fresh layer on top of every group that changed, and says from
+// where on the log is still needed afterwards.
+func (o *OSD) freeze(cut wal.LSN) ([]frozenGroup, wal.LSN) {
+	var frozen []frozenGroup
+	for _, g := range o.hosted() {
 		g.mu.Lock()
-		if g.st.active.last > 0 || g.hardDirty {
+		if g.err == nil && (g.st.active.last > 0 || g.hardDirty) {
 			if g.st.active.last == 0 {
 				g.st.active.last, g.st.active.term = g.hard.applied, g.hard.appliedTerm
 			}
 			g.st.frozen, g.st.active = g.st.active, &layer{}
 			g.hardDirty = false
-			frozen = append(frozen, g)
+			frozen = append(frozen, frozenGroup{g, g.st.frozen})
 			g.room.Broadcast()
+		}
+		// A follower's log is ahead of its state.
+		for len(g.tail) > 0 && g.tail[0].index <= max(g.executed, g.hard.applied) {
+			g.tail = g.tail[1:]
+		}
+		if len(g.tail) > 0 {
+			cut = min(cut, g.tail[0].lsn)
 		}
 		g.mu.Unlock()
 	}
-	return frozen
+	return frozen, cut
+}
+
+// commitTime is how long a flush waits for what it froze to be committed.
+const commitTime = time.Second
+
+// awaitFrozen waits until all that is frozen is committed. A group where that
+// takes long, or whose leader undid it having lost the lead, is left out, and
+// whole is false: other members may need this flush before they can commit.
+func (o *OSD) awaitFrozen(ctx context.Context, frozen []frozenGroup) (kept []frozenGroup, whole bool, err error) {
+	whole = true
+	short, cancel := context.WithTimeout(ctx, commitTime)
+	defer cancel()
+	for _, f := range frozen {
+		err := f.g.wait(short, f.l.last)
+		f.g.mu.Lock()
+		committed := f.g.committed >= f.l.last
+		switch {
+		case f.g.st.frozen != f.l:
+			whole = false
+		case err == nil || committed:
+			kept = append(kept, f)
+		case ctx.Err() == nil && (short.Err() != nil || errors.Is(err, objstore.Elsewhere)):
+			f.g.thaw()
+			whole = false
+		default:
+			f.g.mu.Unlock()
+			return nil, false, err
+		}
+		f.g.mu.Unlock()
+	}
+	return kept, whole, nil
+}
+
+// thaw makes the frozen layer a part of the active one again. Called with mu held.
+func (g *group) thaw() {
+	under, over := g.st.frozen, g.st.active
+	before := under.meta + under.bodies + over.meta + over.bodies
+	over.keys.Scan(func(key string, value []byte) bool {
+		under.put(volume.Write{Key: []byte(key), Value: value})
+		return true
+	})
+	if over.last > 0 {
+		under.last, under.term = over.last, over.term
+	}
+	g.st.active, g.st.frozen = under, nil
+	g.hardDirty = true
+	g.osd.unflushed.Add(int64(under.meta + under.bodies - before))
 }
 
 // freezeChunks takes what is new of pooled chunks, with the position it reaches to.
@@ -189,31 +261,83 @@ func (o *OSD) freezeChunks() (mark, [2]map[objstore.ChunkID]chunkstore.Loc) {
 }
 
 // finishFlush makes the database as committed the base of all groups.
-func (o *OSD) finishFlush(frozen []*group) {
+func (o *OSD) finishFlush(frozen []frozenGroup) {
 	t := &o.table
 	t.mu.Lock()
 	t.base, t.writing = o.base, [2]map[objstore.ChunkID]chunkstore.Loc{}
 	t.mu.Unlock()
-	took := make(map[*group]bool, len(frozen))
-	for _, g := range frozen {
-		took[g] = true
+	took := make(map[*group]*layer, len(frozen))
+	for _, f := range frozen {
+		took[f.g] = f.l
 	}
-	for _, g := range o.groups {
+	for _, g := range o.hosted() {
 		g.mu.Lock()
 		g.st.base = o.base
-		if took[g] {
-			l := g.st.frozen
+		if l := took[g]; l != nil {
 			g.st.frozen = nil
 			g.hard.applied, g.hard.appliedTerm = l.last, l.term
 			o.unflushed.Add(-int64(l.meta + l.bodies))
-			if err := g.storage.Compact(l.last); err != nil && l.last > 0 {
-				o.log.Debug("compact", "group", g.id, "err", err)
-			}
+			g.compact()
 		}
 		g.room.Broadcast()
 		g.mu.Unlock()
 	}
-	o.db.SetDiscardTs(o.ts)
+	o.holdTS(o.ts, 0)
+}
+
+// compact lets go of log entries that are in the database, but for some that
+// members who are a little behind will want. Called with mu held.
+func (g *group) compact() {
+	to := g.hard.applied
+	if to == 0 {
+		return
+	}
+	if _, err := g.storage.CreateSnapshot(to, g.hard.members, nil); err != nil && !errors.Is(err, raft.ErrSnapOutOfDate) {
+		g.osd.log.Warn("note the state's place in the log", "pg", g.id, "err", err)
+		return
+	}
+	if !g.soleVoter() {
+		g.rn.WithProgress(func(_ uint64, _ raft.ProgressType, p tracker.Progress) {
+			if p.RecentActive && p.State == tracker.StateReplicate {
+				to = min(to, max(p.Match, to-min(to, keepEntries)))
+			}
+		})
+	}
+	for p := range g.pinned {
+		if p.index < to && to-p.index < maxPinned {
+			to = p.index
+		}
+	}
+	if first, err := g.storage.FirstIndex(); err != nil || to < first {
+		return
+	}
+	if err := g.storage.Compact(to); err != nil {
+		g.osd.log.Warn("compact the log", "pg", g.id, "err", err)
+	}
+}
+
+// keepEntries bounds the entries kept in memory for members that are behind.
+const keepEntries = 4096
+
+// holdTS counts who reads the database as of a timestamp, and lets it forget
+// what nobody can read any more.
+func (o *OSD) holdTS(ts uint64, n int) {
+	o.holdMu.Lock()
+	defer o.holdMu.Unlock()
+	if o.holds[ts] += n; o.holds[ts] == 0 {
+		delete(o.holds, ts)
+	}
+	discard := o.discardTS
+	if n == 0 {
+		discard = ts
+	}
+	for held := range o.holds {
+		discard = min(discard, held)
+	}
+	if discard > o.discardTS {
+		o.discardTS = discard
+		o.db.SetDiscardTs(discard)
+	}
 }
 
 type kv struct{ key, value []byte } // a nil value deletes
@@ -313,10 +437,13 @@ func (b *batch) forget(id objstore.ChunkID, loc chunkstore.Loc, add func([]kv)) 
 
 // group writes down a group's frozen layer: bodies into a segment, the rest
 // into the database. Deleting what the database never had is left out.
-func (b *batch) group(g *group) error {
-	o, l := b.osd, g.st.frozen
+func (b *batch) group(f frozenGroup) error {
+	o, g, l := b.osd, f.g, f.l
 	g.mu.RLock()
-	rec := groupRecord{applied: l.last, appliedTerm: l.term, term: g.hard.term, vote: g.hard.vote}
+	rec := groupRecord{
+		applied: l.last, appliedTerm: l.term, term: g.hard.term, vote: g.hard.vote,
+		members: g.hard.members, membersIndex: g.hard.membersIndex, since: g.hard.since,
+	}
 	g.mu.RUnlock()
 	kvs := make([]kv, 0, l.keys.Len()+1)
 	collect := func(more []kv) { kvs = append(kvs, more...) }
@@ -348,7 +475,14 @@ func (b *batch) group(g *group) error {
 	if err != nil {
 		return fmt.Errorf("group %d: %w", g.id, err)
 	}
-	b.add(append(kvs, kv{groupKey(g.id), rec.encode()}))
+	// In several transactions if need be, the record in the last: what a crash
+	// lets in of the others the log does again, to the same end.
+	for len(kvs) > 0 {
+		n := min(len(kvs), 1000)
+		b.add(kvs[:n])
+		kvs = kvs[n:]
+	}
+	b.add([]kv{{groupKey(g.id), rec.encode()}})
 	return b.err
 }
 

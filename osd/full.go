@@ -1,6 +1,7 @@
 package osd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -104,7 +105,7 @@ func (f *fullness) roomFor(n int64) error {
 func (o *OSD) roomToFlush() error { return o.full.roomFor(o.unflushed.Load() + dbRoom) }
 
 // Space is the disk's size and what the store may still use of it, in bytes.
-func (o *OSD) Space() (total, free uint64, err error) {
+func (o *OSD) Space(context.Context) (total, free uint64, err error) {
 	f := &o.full
 	f.mu.Lock()
 	defer f.mu.Unlock()

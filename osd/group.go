@@ -38,9 +38,9 @@ type group struct {
 	storage *raft.MemoryStorage
 	st      state
 
-	replayed  uint64        // index of the last entry found at start; immutable since
 	last      uint64        // index of the last log entry
-	newest    *raftpb.Entry // the last one logged by this run
+	catch     uint64        // index that a proposal under way is about to get
+	caught    *raftpb.Entry // what it became
 	scratch   []byte        // of propose
 	executed  uint64        // entries up to here are in the state
 	committed uint64
@@ -49,13 +49,34 @@ type group struct {
 	hardDirty bool // term or vote changed since the last flush
 	waiters   []waiter
 	unsynced  []unsynced
-	err       error // sticky
+	tail      []place // of entries that are not in the state
+	err       error   // sticky
+
+	// The group among its peers (members.go).
+	role      raft.StateType
+	leader    uint64        // raft id; 0: unknown
+	leads     bool          // leader, and all that earlier leaders committed is executed
+	barrier   uint64        // index at which a new leader leads
+	led       chan struct{} // closed once it has led
+	members   *raftpb.ConfState
+	hurry     int  // ticks until standing for election, the leader being dead; 0: no
+	pulling   bool // the state is on its way here from the leader
+	pinned    map[*pin]struct{}
+	reads     readQueue
+	seen      sessions
+	lastHeard int64 // ticks of the OSD when the last message came; of a follower
 }
 
 // waiter wants to know when an index is committed.
 type waiter struct {
 	index uint64
 	done  chan error
+}
+
+// place is where an entry lies in the write-ahead log.
+type place struct {
+	index uint64
+	lsn   wal.LSN
 }
 
 // unsynced are raft's messages to itself that wait for the log to be durable up to lsn.
@@ -65,14 +86,16 @@ type unsynced struct {
 }
 
 func newGroup(o *OSD, id uint32, rec groupRecord) (*group, error) {
-	g := &group{id: id, osd: o, storage: raft.NewMemoryStorage()}
+	g := &group{id: id, osd: o, storage: raft.NewMemoryStorage(), led: make(chan struct{}), pinned: map[*pin]struct{}{}, lastHeard: o.ticks.Load()}
 	g.room = sync.NewCond(&g.mu)
-	g.hard = rec
+	g.hard, g.members = rec, rec.members
 	g.executed, g.committed, g.last, g.term = rec.applied, rec.applied, rec.applied, rec.appliedTerm
-	g.st = state{group: id, active: &layer{}, base: o.base}
+	g.st = state{group: id, active: &layer{}, base: o.flushed()}
+	if rec.applied == 0 {
+		return g, nil // a new member: it gets everything from the leader
+	}
 	err := g.storage.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
-		Index: proto.Uint64(rec.applied), Term: proto.Uint64(rec.appliedTerm),
-		ConfState: &raftpb.ConfState{Voters: []uint64{o.member()}},
+		Index: proto.Uint64(rec.applied), Term: proto.Uint64(rec.appliedTerm), ConfState: rec.members,
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("group %d: %w", id, err)
@@ -81,7 +104,7 @@ func newGroup(o *OSD, id uint32, rec groupRecord) (*group, error) {
 }
 
 // replayRecord takes in one record of the write-ahead log at start.
-func (g *group) replayRecord(r wal.Record) error {
+func (g *group) replayRecord(lsn wal.LSN, r wal.Record) error {
 	switch r.Type {
 	case recHardState:
 		if len(r.Payload) != 16 {
@@ -90,6 +113,15 @@ func (g *group) replayRecord(r wal.Record) error {
 		g.hard.term = binary.BigEndian.Uint64(r.Payload)
 		g.hard.vote = binary.BigEndian.Uint64(r.Payload[8:])
 		g.hardDirty = true
+	case recMembers:
+		members, index, err := decodeMembers(r.Payload)
+		if err != nil {
+			return fmt.Errorf("group %d: %w", g.id, err)
+		}
+		if index > g.hard.membersIndex {
+			g.members, g.hard.members, g.hard.membersIndex = members, members, index
+			g.hardDirty = true
+		}
 	case recEntry:
 		e, err := decodeEntry(r.Payload)
 		if err != nil {
@@ -105,33 +137,58 @@ func (g *group) replayRecord(r wal.Record) error {
 			return fmt.Errorf("group %d: entry %d: %w", g.id, e.GetIndex(), err)
 		}
 		g.last, g.term = e.GetIndex(), e.GetTerm()
+		g.noteTail(g.last, lsn)
 	default:
 		return fmt.Errorf("group %d: log record of unknown type %d: %w", g.id, r.Type, objstore.Corrupt)
 	}
 	return nil
 }
 
-// start makes the raft member and stands for election.
+// Time in ticks of tickEvery: a follower that hears nothing from its leader for
+// one to two election times stands for election itself. A killed leader is known
+// at once by its connections (OSD.PeerLost).
+const (
+	electionTicks  = 20
+	heartbeatTicks = 4
+)
+
+// start makes the raft member. The only voter stands for election at once.
 func (g *group) start() error {
 	hs := &raftpb.HardState{Term: proto.Uint64(g.hard.term), Vote: proto.Uint64(g.hard.vote), Commit: proto.Uint64(g.hard.applied)}
 	if err := g.storage.SetHardState(hs); err != nil {
 		return fmt.Errorf("group %d: %w", g.id, err)
 	}
 	rn, err := raft.NewRawNode(&raft.Config{
-		ID: g.osd.member(), ElectionTick: 10, HeartbeatTick: 1, Storage: g.storage, Applied: g.hard.applied,
-		MaxSizePerMsg: 1 << 20, MaxCommittedSizePerReady: 64 << 20, MaxInflightMsgs: 256,
-		AsyncStorageWrites: true, CheckQuorum: true, PreVote: true, Logger: raftLogger{g.osd.log.With("group", g.id)},
+		ID: g.osd.member(), ElectionTick: electionTicks, HeartbeatTick: heartbeatTicks, Storage: initial{g.storage, g.members}, Applied: g.hard.applied,
+		MaxSizePerMsg: 1 << 20, MaxCommittedSizePerReady: 64 << 20, MaxInflightMsgs: 256, MaxInflightBytes: 16 << 20,
+		MaxUncommittedEntriesSize: 64 << 20,
+		AsyncStorageWrites:        true, CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, StepDownOnRemoval: true,
+		Logger: raftLogger{g.osd.log.With("group", g.id)},
 	})
 	if err != nil {
 		return fmt.Errorf("group %d: %w", g.id, err)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.rn, g.replayed = rn, g.last
-	if err := rn.Campaign(); err != nil {
-		return fmt.Errorf("group %d: campaign: %w", g.id, err)
+	g.rn = rn
+	if g.soleVoter() {
+		if err := rn.Campaign(); err != nil {
+			return fmt.Errorf("group %d: campaign: %w", g.id, err)
+		}
 	}
 	return g.process()
+}
+
+// initial is a group's log with the members as they are known by now, which may
+// be as of a later entry than the state.
+type initial struct {
+	*raft.MemoryStorage
+	members *raftpb.ConfState
+}
+
+func (s initial) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
+	hs, _, err := s.MemoryStorage.InitialState()
+	return hs, s.members, err
 }
 
 // process does what raft asks for until it asks no more. Called with mu held.
@@ -141,6 +198,15 @@ func (g *group) process() error {
 	}
 	for g.rn.HasReady() {
 		rd := g.rn.Ready()
+		if rd.SoftState != nil {
+			g.noteRole(rd.SoftState)
+		}
+		for _, r := range rd.ReadStates {
+			g.reads.confirmed(r.RequestCtx)
+		}
+		if g.leads {
+			g.askRead()
+		}
 		for _, m := range rd.Messages {
 			var err error
 			switch m.GetTo() {
@@ -149,7 +215,7 @@ func (g *group) process() error {
 			case raft.LocalApplyThread:
 				err = g.applyCommitted(m)
 			default:
-				err = fmt.Errorf("message for member %d, which is unknown", m.GetTo())
+				g.send(m)
 			}
 			if err != nil {
 				return g.fail(fmt.Errorf("group %d: %w", g.id, err))
@@ -167,6 +233,7 @@ func (g *group) fail(err error) error {
 			w.done <- g.err
 		}
 		g.waiters = nil
+		g.reads.fail(g.err)
 		g.room.Broadcast()
 	}
 	return g.err
@@ -185,7 +252,10 @@ func (g *group) store(m *raftpb.Message) error {
 	}
 	for _, e := range m.GetEntries() {
 		recs = append(recs, wal.Record{Group: g.id, Type: recEntry, Head: entryHead(e), Payload: e.GetData()})
-		g.last, g.term, g.newest = e.GetIndex(), e.GetTerm(), e
+		g.last, g.term = e.GetIndex(), e.GetTerm()
+		if g.last == g.catch {
+			g.caught = e
+		}
 	}
 	if len(m.GetEntries()) > 0 {
 		if err := g.storage.Append(m.GetEntries()); err != nil {
@@ -193,20 +263,46 @@ func (g *group) store(m *raftpb.Message) error {
 		}
 	}
 	if len(recs) == 0 {
+		// What answers for entries logged before must wait for them.
+		if n := len(g.unsynced); n > 0 {
+			g.unsynced[n-1].responses = append(g.unsynced[n-1].responses, m.GetResponses()...)
+			return nil
+		}
 		return g.respond(m.GetResponses())
 	}
+	at := g.osd.wal.End() // or somewhat before
 	lsn, err := g.osd.wal.Append(recs...)
 	if err != nil {
 		return err
 	}
+	for _, e := range m.GetEntries() {
+		g.noteTail(e.GetIndex(), at)
+	}
 	g.unsynced = append(g.unsynced, unsynced{lsn, m.GetResponses()})
 	g.osd.notePending(g)
+	for _, r := range m.GetResponses() {
+		if to := r.GetTo(); to != g.osd.member() && to != raft.LocalApplyThread && to != raft.LocalAppendThread {
+			g.osd.kickSync() // another member waits for it
+			break
+		}
+	}
 	return nil
+}
+
+// noteTail remembers where an entry lies that is not in the state. It replaces
+// what had its index before, and all behind that.
+func (g *group) noteTail(index uint64, lsn wal.LSN) {
+	for len(g.tail) > 0 && g.tail[len(g.tail)-1].index >= index {
+		g.tail = g.tail[:len(g.tail)-1]
+	}
+	g.tail = append(g.tail, place{index, lsn})
 }
 
 func (g *group) respond(ms []*raftpb.Message) error {
 	for _, m := range ms {
-		if err := g.rn.Step(m); err != nil {
+		if m.GetTo() != g.osd.member() {
+			g.send(m)
+		} else if err := g.rn.Step(m); err != nil {
 			return fmt.Errorf("raft step %v: %w", m.GetType(), err)
 		}
 	}
@@ -244,7 +340,11 @@ func (g *group) applyCommitted(m *raftpb.Message) error {
 			}
 		}
 		g.committed = e.GetIndex()
+		if err := g.changeMembers(e); err != nil {
+			return err
+		}
 	}
+	g.noteLeads()
 	n := 0
 	for _, w := range g.waiters {
 		if w.index <= g.committed {
@@ -277,7 +377,9 @@ func (g *group) merge(delta volume.Delta) {
 	for _, w := range delta {
 		g.st.active.put(w)
 	}
-	g.osd.unflushed.Add(int64(g.st.active.meta + g.st.active.bodies - before))
+	if g.osd.unflushed.Add(int64(g.st.active.meta+g.st.active.bodies-before)) > flushSoft {
+		kick(g.osd.flushNow)
+	}
 }
 
 // propose logs a delta and applies it. Called with mu held.
@@ -292,25 +394,29 @@ func (g *group) propose(delta volume.Delta) (index uint64, err error) {
 	if len(data) > wal.MaxPayload-64 {
 		return 0, fmt.Errorf("group %d: a change of %d bytes: %w", g.id, len(data), objstore.TooBig)
 	}
-	before := g.last
+	g.catch, g.caught = g.last+1, nil
+	defer func() { g.catch, g.caught = 0, nil }()
 	if err := g.rn.Propose(data); err != nil {
-		return 0, fmt.Errorf("group %d: propose: %w: %w", g.id, objstore.Unavailable, err)
+		return 0, fmt.Errorf("group %d: propose: %w: %w", g.id, g.elsewhere(), err)
 	}
 	if err := g.process(); err != nil {
 		return 0, err
 	}
-	if g.last != before+1 {
-		return 0, g.fail(fmt.Errorf("group %d: proposal did not become entry %d", g.id, before+1))
+	if !g.leads {
+		return 0, g.elsewhere()
+	}
+	if g.caught == nil {
+		return 0, g.fail(fmt.Errorf("group %d: proposal did not become entry %d", g.id, g.catch))
 	}
 	// The state takes the logged bytes, as a replica would, not the caller's.
-	logged, err := decodeDelta(g.newest.GetData())
+	logged, err := decodeDelta(g.caught.GetData())
 	if err != nil {
 		return 0, g.fail(err)
 	}
 	g.merge(logged)
-	g.executed = g.last
-	g.st.active.last, g.st.active.term = g.last, g.term
-	return g.last, nil
+	g.executed = g.caught.GetIndex()
+	g.st.active.last, g.st.active.term = g.executed, g.caught.GetTerm()
+	return g.executed, nil
 }
 
 // wait returns when index is committed, or with ctx's end.
@@ -319,6 +425,10 @@ func (g *group) wait(ctx context.Context, index uint64) error {
 	if g.err != nil || g.committed >= index {
 		defer g.mu.Unlock()
 		return g.err
+	}
+	if g.role != raft.StateLeader {
+		defer g.mu.Unlock()
+		return g.elsewhere()
 	}
 	w := waiter{index, make(chan error, 1)}
 	g.waiters = append(g.waiters, w)

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
 	"pillarbox/objstore"
 	"pillarbox/osd/chunkstore"
 	"pillarbox/osd/wal"
@@ -104,22 +107,46 @@ func decodeStoreRecord(b []byte) (*objstore.Map, int, error) {
 type groupRecord struct {
 	applied, appliedTerm uint64
 	term, vote           uint64
+	members              *raftpb.ConfState
+	membersIndex         uint64  // the entry that made them so
+	since                wal.LSN // what the log says of the group before this is void
+	state                groupState
 }
 
+// groupState says whether a group's keys are a state.
+type groupState uint8
+
+const (
+	groupWhole      groupState = iota
+	groupInstalling            // being replaced by the leader's; only term counts
+	groupLeft                  // removed from this OSD; only term counts
+)
+
+// encode: version (1), state (1), 8 bytes each of applied, its term, term, vote,
+// since, entry of the members, then the members as raft's protobuf message.
 func (r groupRecord) encode() []byte {
-	b := []byte{1}
-	for _, v := range []uint64{r.applied, r.appliedTerm, r.term, r.vote} {
+	b := []byte{2, byte(r.state)}
+	for _, v := range []uint64{r.applied, r.appliedTerm, r.term, r.vote, uint64(r.since), r.membersIndex} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
-	return b
+	members, err := proto.MarshalOptions{}.MarshalAppend(b, r.members)
+	if err != nil {
+		panic(err) // a message of numbers always encodes
+	}
+	return members
 }
 
 func decodeGroupRecord(b []byte) (r groupRecord, err error) {
-	if len(b) != 33 || b[0] != 1 {
+	if len(b) < 50 || b[0] != 2 || b[1] > byte(groupLeft) {
 		return r, fmt.Errorf("group record of %d bytes: %w", len(b), objstore.Corrupt)
 	}
-	for i, p := range []*uint64{&r.applied, &r.appliedTerm, &r.term, &r.vote} {
-		*p = binary.BigEndian.Uint64(b[1+8*i:])
+	r.state = groupState(b[1])
+	for i, p := range []*uint64{&r.applied, &r.appliedTerm, &r.term, &r.vote, (*uint64)(&r.since), &r.membersIndex} {
+		*p = binary.BigEndian.Uint64(b[2+8*i:])
+	}
+	r.members = &raftpb.ConfState{}
+	if err := proto.Unmarshal(b[50:], r.members); err != nil {
+		return r, fmt.Errorf("members in a group record: %w: %w", objstore.Corrupt, err)
 	}
 	return r, nil
 }
@@ -155,4 +182,24 @@ const (
 	recEntry     uint8 = 1 // term(8) index(8) raft entry type(1) data
 	recHardState uint8 = 2 // term(8) vote(8)
 	recFlush     uint8 = 3 // transaction(8) of the database that ended a flush
+	recMembers   uint8 = 4 // index(8) of the entry, members as raft's protobuf message
 )
+
+func encodeMembers(m *raftpb.ConfState, index uint64) []byte {
+	b, err := proto.MarshalOptions{}.MarshalAppend(binary.BigEndian.AppendUint64(nil, index), m)
+	if err != nil {
+		panic(err) // a message of numbers always encodes
+	}
+	return b
+}
+
+func decodeMembers(b []byte) (*raftpb.ConfState, uint64, error) {
+	if len(b) < 8 {
+		return nil, 0, fmt.Errorf("members of %d bytes: %w", len(b), objstore.Corrupt)
+	}
+	m := &raftpb.ConfState{}
+	if err := proto.Unmarshal(b[8:], m); err != nil {
+		return nil, 0, fmt.Errorf("members: %w: %w", objstore.Corrupt, err)
+	}
+	return m, binary.BigEndian.Uint64(b), nil
+}

@@ -32,6 +32,7 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/sync/errgroup"
 
 	"pillarbox/objstore"
@@ -49,6 +50,13 @@ type Options struct {
 	Map      *objstore.Map
 	ReadOnly bool // for checking: nothing is changed, nothing can be
 	Log      *slog.Logger
+
+	// Peers reaches the other OSDs; nil when there are none, ever.
+	Peers Peers
+
+	// Founder says that an empty directory makes all placement groups, this OSD
+	// being the only member. One OSD of a cluster does so, once.
+	Founder bool
 
 	// Reserve is how much of the disk stays free, in bytes: when less is free,
 	// what would grow the store fails with NoSpace. Default: a sixteenth of the
@@ -79,11 +87,22 @@ type OSD struct {
 	clone   string   // read-only: the copy of the database that db has open
 	wal     *wal.Log
 	chunks  *chunkstore.Store
-	groups  []*group
+	groups  []atomic.Pointer[group] // nil: no replica here
 	table   chunkTable
+	cmap    atomic.Pointer[objstore.Map]
+	ticks   atomic.Int64
 
-	base      snapshot // as of the last flush; only flush and Open change it
-	ts        uint64   // badger timestamp of base
+	makeMu sync.Mutex        // while a group is made or removed; before group.mu
+	terms  map[uint32]uint64 // of groups without a state here that may not go back in time
+	since  map[uint32]wal.LSN
+	pulls  chan pullJob
+	leaves chan *group
+	holdMu sync.Mutex
+	holds  map[uint64]int // timestamps of the database that are being read; holdMu
+
+	base      snapshot // as of the last flush; changes under flushMu and baseMu
+	baseMu    sync.RWMutex
+	ts        uint64 // badger timestamp of base
 	unflushed atomic.Int64
 	full      fullness
 
@@ -98,6 +117,8 @@ type OSD struct {
 	settled  chan struct{} // closed when what the last run left is cleared up
 
 	flushMu   sync.Mutex       // one flush at a time
+	released  wal.LSN          // the log before is not needed; flushMu
+	discardTS uint64           // holdMu
 	garbage   []chunkstore.Loc // forgotten durably, to be punched; flushMu
 	flushErr  error            // sticky; flushMu
 	cancel    context.CancelCauseFunc
@@ -108,8 +129,7 @@ type OSD struct {
 	abandonDB bool // Close leaves the database as a crash would
 }
 
-// raft member ids are never 0.
-func (o *OSD) member() uint64 { return uint64(o.opt.ID) + 1 }
+func (o *OSD) member() uint64 { return memberID(o.opt.ID) }
 
 // Open opens an OSD, making it if its directory is empty, and brings back what
 // a crash left in the log. Damage is an error wrapping objstore.Corrupt that
@@ -123,6 +143,10 @@ func Open(ctx context.Context, opt Options) (*OSD, error) {
 		syncNow: make(chan struct{}, 1), flushNow: make(chan struct{}, 1), reapNow: make(chan struct{}, 1), settled: make(chan struct{}),
 	}
 	o.table.init()
+	if opt.Peers == nil {
+		o.table.unnamed = make(map[objstore.ChunkID]struct{})
+	}
+	o.cmap.Store(opt.Map)
 	if err := o.open(); err != nil {
 		o.closeFiles()
 		return nil, fmt.Errorf("open osd.%d: %w", opt.ID, err)
@@ -143,6 +167,11 @@ func Open(ctx context.Context, opt Options) (*OSD, error) {
 	}
 	o.run.Go(func() error { return o.flushLoop(runCtx) })
 	o.run.Go(func() error { return o.reapLoop(runCtx, left) })
+	if opt.Peers != nil {
+		o.run.Go(func() error { return o.tickLoop(runCtx) })
+		o.run.Go(func() error { return o.pullLoop(runCtx) })
+		o.run.Go(func() error { return o.leaveLoop(runCtx) })
+	}
 	return o, nil
 }
 
@@ -166,9 +195,10 @@ func (o *OSD) open() error {
 	if err := o.makeGroups(); err != nil {
 		return err
 	}
+	o.released = m.lsn
 	replayed := 0
 	o.wal, err = wal.Open(wal.Options{Dir: filepath.Join(o.opt.Dir, "wal"), ReadOnly: o.opt.ReadOnly, Log: o.log}, m.lsn,
-		func(_ wal.LSN, r wal.Record) error {
+		func(lsn wal.LSN, r wal.Record) error {
 			if r.Type == recFlush {
 				return o.checkFlushed(r.Payload)
 			}
@@ -176,12 +206,19 @@ func (o *OSD) open() error {
 			if int(r.Group) >= len(o.groups) {
 				return fmt.Errorf("log record of group %d, the store has %d: %w", r.Group, len(o.groups), objstore.Corrupt)
 			}
-			return o.groups[r.Group].replayRecord(r)
+			if lsn < o.since[r.Group] {
+				return nil
+			}
+			g, err := o.replayed(r.Group)
+			if err != nil {
+				return err
+			}
+			return g.replayRecord(lsn, r)
 		})
 	if err != nil {
 		return err
 	}
-	o.unclean = replayed > 0
+	o.unclean = o.unclean || replayed > 0
 	if err := o.findRecent(m); err != nil {
 		return err
 	}
@@ -206,9 +243,9 @@ func (o *OSD) checkFlushed(payload []byte) error {
 // replayInto applies the log to the state without raft, for a read-only look.
 // The only member's log is the truth.
 func (o *OSD) replayInto() error {
-	for _, g := range o.groups {
-		if g.last == g.executed {
-			continue
+	for _, g := range o.hosted() {
+		if g.last == g.executed || !g.soleVoter() {
+			continue // what others may have decided differently is no truth
 		}
 		entries, err := g.storage.Entries(g.executed+1, g.last+1, 1<<62)
 		if err != nil {
@@ -242,11 +279,12 @@ func (o *OSD) openDB() error {
 	}
 	opt := o.dbOptions(dir).WithReadOnly(o.opt.ReadOnly)
 	// Memtable logs are there only when the last run did not close.
-	crashed, err := filepath.Glob(filepath.Join(dir, "*.mem"))
+	crashed, err := filesIn(dir, ".mem")
 	if err != nil {
 		return err
 	}
-	if o.opt.ReadOnly && len(crashed) > 0 {
+	o.unclean = len(crashed) > 0
+	if o.opt.ReadOnly && o.unclean {
 		if o.clone, err = cloneDB(o.opt.Dir, dir); err != nil {
 			return err
 		}
@@ -293,6 +331,7 @@ func (o *OSD) checkStore() error {
 	switch {
 	case o.opt.Map == nil:
 		o.opt.Map, o.opt.ID = have, id
+		o.cmap.Store(have)
 		return nil
 	case have.FSID != o.opt.Map.FSID || id != o.opt.ID:
 		return fmt.Errorf("%s is osd.%d of store %s, not osd.%d of %s: %w", o.opt.Dir, id, have.FSID, o.opt.ID, o.opt.Map.FSID, ErrForeign)
@@ -308,8 +347,11 @@ func (o *OSD) checkStore() error {
 func (o *OSD) claim() error {
 	var kvs []kv
 	for i := range o.opt.Map.Meta().PGs {
+		if !o.opt.Founder && o.opt.Peers != nil {
+			break
+		}
 		// Raft wants a first entry that all replicas agree on without having it.
-		rec := groupRecord{applied: 1, appliedTerm: 1, term: 1}
+		rec := groupRecord{applied: 1, appliedTerm: 1, term: 1, members: &raftpb.ConfState{Voters: []uint64{o.member()}}}
 		kvs = append(kvs, kv{groupKey(uint32(i)), rec.encode()})
 	}
 	return o.record(kvs)
@@ -317,7 +359,7 @@ func (o *OSD) claim() error {
 
 // record writes down the map, and whatever goes with it.
 func (o *OSD) record(kvs []kv) error {
-	v, err := encodeStoreRecord(o.opt.Map, o.opt.ID)
+	v, err := encodeStoreRecord(o.Map(), o.opt.ID)
 	if err != nil {
 		return err
 	}
@@ -335,7 +377,16 @@ var ErrForeign = errors.New("not this store's")
 // advance moves base to the transaction just committed at ts+1.
 func (o *OSD) advance() {
 	o.ts++
+	o.baseMu.Lock()
 	o.base.txn = o.db.NewTransactionAt(o.ts, false)
+	o.baseMu.Unlock()
+}
+
+// flushed is the database as of the last flush, for who is not one.
+func (o *OSD) flushed() snapshot {
+	o.baseMu.RLock()
+	defer o.baseMu.RUnlock()
+	return o.base
 }
 
 func (o *OSD) loadMark() (mark, error) {
@@ -347,35 +398,76 @@ func (o *OSD) loadMark() (mark, error) {
 }
 
 func (o *OSD) makeGroups() error {
-	for i := range o.opt.Map.Meta().PGs {
-		v, err := o.base.get(groupKey(uint32(i)))
+	n := o.opt.Map.Meta().PGs
+	o.groups = make([]atomic.Pointer[group], n)
+	o.terms, o.since, o.holds = map[uint32]uint64{}, map[uint32]wal.LSN{}, map[uint64]int{}
+	o.pulls, o.leaves = make(chan pullJob, n), make(chan *group, n)
+	for i := range uint32(n) {
+		v, err := o.base.get(groupKey(i))
 		if err != nil {
 			return err
+		}
+		if v == nil {
+			continue
 		}
 		rec, err := decodeGroupRecord(v)
 		if err != nil {
 			return fmt.Errorf("group %d: %w", i, err)
 		}
-		g, err := newGroup(o, uint32(i), rec)
+		o.since[i] = rec.since
+		if rec.state != groupWhole {
+			o.terms[i] = rec.term
+			continue
+		}
+		g, err := newGroup(o, i, rec)
 		if err != nil {
 			return err
 		}
-		o.groups = append(o.groups, g)
+		o.groups[i].Store(g)
 	}
 	return nil
 }
 
-// elect starts the groups and waits until each one serves.
+// replayed is the group that a record of the log is of. One that the database
+// does not know was just becoming a member when the last run ended.
+func (o *OSD) replayed(id uint32) (*group, error) {
+	if g := o.groups[id].Load(); g != nil {
+		return g, nil
+	}
+	g, err := newGroup(o, id, groupRecord{term: o.terms[id], members: &raftpb.ConfState{}})
+	if err == nil {
+		o.groups[id].Store(g)
+	}
+	return g, err
+}
+
+// elect starts the groups and waits until those that need nobody else serve.
 func (o *OSD) elect(ctx context.Context) error {
-	for _, g := range o.groups {
+	groups := o.hosted()
+	for _, g := range groups {
 		if err := g.start(); err != nil {
 			return err
 		}
 	}
-	for _, g := range o.groups {
-		// A new leader logs an entry of its own: with it all before is committed.
-		if err := g.wait(ctx, g.replayed+1); err != nil {
-			return err
+	for _, g := range groups {
+		g.mu.RLock()
+		sole := g.soleVoter()
+		g.mu.RUnlock()
+		for sole {
+			o.syncForMe()
+			select {
+			case <-g.led:
+				sole = false
+			case <-ctx.Done():
+				return fmt.Errorf("elect: %w", context.Cause(ctx))
+			case <-time.After(lazySync):
+				g.mu.RLock()
+				err := g.err
+				g.mu.RUnlock()
+				if err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil
@@ -391,7 +483,7 @@ func (o *OSD) Close() error {
 			}
 			o.cancel(ErrClosed)
 			errs = append(errs, o.run.Wait())
-			for _, g := range o.groups {
+			for _, g := range o.hosted() {
 				g.mu.Lock()
 				g.fail(ErrClosed)
 				g.mu.Unlock()
@@ -413,6 +505,11 @@ func (o *OSD) closingFlush() error {
 		o.log.Warn("closing without a flush; the next start makes up for it", "err", err)
 		o.abandonDB = true
 		return nil
+	}
+	select {
+	case <-o.settled:
+	default: // the next start goes on with what the last run had left
+		o.abandonDB = o.unclean
 	}
 	return err
 }
@@ -437,36 +534,23 @@ func (o *OSD) closeFiles() error {
 	return errors.Join(errs...)
 }
 
-// group finds a placement group.
-func (o *OSD) group(id uint32) (*group, error) {
-	if int(id) >= len(o.groups) {
-		return nil, fmt.Errorf("placement group %d of %d: %w", id, len(o.groups), objstore.Invalid)
-	}
-	return o.groups[id], nil
-}
-
-// Apply makes a change in a placement group; see objstore.Store.
-func (o *OSD) Apply(ctx context.Context, pg uint32, c objstore.Change, p objstore.Promise) (objstore.Result, error) {
+// Apply makes a change in a placement group; see objstore.Store. With a
+// Request, one that was made before is not made again but answered as then.
+// A LeaderError when another OSD has to be asked.
+func (o *OSD) Apply(ctx context.Context, pg uint32, r objstore.Request, c objstore.Change, p objstore.Promise) (objstore.Result, error) {
 	g, err := o.group(pg)
 	if err != nil {
 		return objstore.Result{}, err
+	}
+	if o.Map().Group(c.Volume()) != pg {
+		return objstore.Result{}, fmt.Errorf("a change of volume %d sent to placement group %d: %w", c.Volume(), pg, objstore.Invalid)
 	}
 	if grows(c) {
 		if err := o.full.check(o.unflushed.Load()); err != nil {
 			return objstore.Result{}, err
 		}
 	}
-	g.mu.Lock()
-	if err := g.waitRoom(); err != nil {
-		g.mu.Unlock()
-		return objstore.Result{}, err
-	}
-	index := g.last
-	delta, res, err := volume.Apply(&g.st, c, time.Now().UnixNano())
-	if err == nil && len(delta) > 0 {
-		index, err = g.propose(delta)
-	}
-	g.mu.Unlock()
+	delta, res, index, err := g.apply(r, c, o.ticks.Load())
 	if err != nil {
 		return objstore.Result{}, err
 	}
@@ -480,20 +564,48 @@ func (o *OSD) Apply(ctx context.Context, pg uint32, c objstore.Change, p objstor
 	return res, nil
 }
 
+// apply works a change out and logs it.
+func (g *group) apply(r objstore.Request, c objstore.Change, now int64) (delta volume.Delta, res objstore.Result, index uint64, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.waitRoom(); err != nil {
+		return nil, res, 0, err
+	}
+	if err := g.canLead(); err != nil {
+		return nil, res, 0, err
+	}
+	index = g.executed
+	if r.Session != 0 {
+		if before, made, err := g.seen.result(&g.st, r); made || err != nil {
+			return nil, before, index, err
+		}
+	}
+	delta, res, err = volume.Apply(&g.st, c, time.Now().UnixNano())
+	if err != nil || len(delta) == 0 {
+		return nil, res, index, err
+	}
+	logged := delta
+	if r.Session != 0 {
+		logged = g.seen.keep(delta, r, res, now)
+	}
+	index, err = g.propose(logged)
+	return delta, res, index, err
+}
+
 // Sync waits until everything a group has logged so far is committed.
 func (o *OSD) Sync(ctx context.Context, pg uint32) error {
-	g, err := o.group(pg)
+	g, unlock, err := o.leading(pg)
 	if err != nil {
 		return err
 	}
-	g.mu.RLock()
-	index := g.last
-	g.mu.RUnlock()
+	index := g.executed
+	unlock()
 	return g.wait(ctx, index)
 }
 
 // View runs fn on a group's state, which does not change meanwhile. fn must not
-// keep the view.
+// keep the view. Only a leader, or a read-only OSD, has a state worth asking;
+// unlike what clients read, it may know changes that are not committed.
 func (o *OSD) View(pg uint32, fn func(volume.View) error) error {
 	g, err := o.group(pg)
 	if err != nil {
@@ -501,14 +613,11 @@ func (o *OSD) View(pg uint32, fn func(volume.View) error) error {
 	}
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	if g.err != nil {
-		return g.err
+	if err := g.canLead(); err != nil && !o.opt.ReadOnly {
+		return err
 	}
 	return fn(&g.st)
 }
-
-// Map is the cluster map the OSD goes by.
-func (o *OSD) Map() *objstore.Map { return o.opt.Map }
 
 // Groups is the number of placement groups.
 func (o *OSD) Groups() int { return len(o.groups) }

@@ -19,6 +19,7 @@ import (
 func testMap(fsid string) *objstore.Map {
 	return &objstore.Map{FSID: fsid, Epoch: 1, Format: 1, VolumeDepth: 2, OSDs: []objstore.OSDInfo{{Weight: 1, Up: true, In: true}}, Pools: []objstore.Pool{
 		{ID: 1, Name: "meta", Kind: objstore.MetaPool, Size: 1, MinSize: 1, PGs: 4},
+		{ID: 2, Name: "data", Kind: objstore.DataPool, Size: 1, MinSize: 1, PGs: 8, ChunkSize: objstore.ChunkSize},
 	}}
 }
 
@@ -50,7 +51,7 @@ func crash(t testing.TB, o *OSD) {
 
 func apply(t testing.TB, o *OSD, c objstore.Change, p objstore.Promise) objstore.Result {
 	t.Helper()
-	res, err := o.Apply(t.Context(), o.opt.Map.Group(c.Volume()), c, p)
+	res, err := o.Apply(t.Context(), o.opt.Map.Group(c.Volume()), objstore.Request{}, c, p)
 	if err != nil {
 		t.Fatalf("%T: %v", c, err)
 	}

@@ -20,6 +20,22 @@ import (
 type reaper struct {
 	mu    sync.Mutex
 	freed map[objstore.VolumeID]struct{}
+	led   map[uint32]struct{} // groups that this OSD leads anew, for it to look through
+}
+
+// ledNow notes that the OSD leads a group: what the leader before freed is its
+// to remove now.
+func (o *OSD) ledNow(g *group) {
+	if o.opt.Peers == nil {
+		return // the start looks through everything
+	}
+	o.reap.mu.Lock()
+	if o.reap.led == nil {
+		o.reap.led = make(map[uint32]struct{})
+	}
+	o.reap.led[g.id] = struct{}{}
+	o.reap.mu.Unlock()
+	kick(o.reapNow)
 }
 
 func (o *OSD) noteFreed(vol objstore.VolumeID) {
@@ -33,7 +49,11 @@ func (o *OSD) noteFreed(vol objstore.VolumeID) {
 }
 
 func (o *OSD) reapLoop(ctx context.Context, left leftovers) error {
-	if err := o.reapLeftovers(ctx, left); err != nil && ctx.Err() == nil {
+	err := o.reapLeftovers(ctx, left)
+	if err != nil && ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
 		o.log.Error("clean up after the last run", "err", err)
 	}
 	close(o.settled)
@@ -44,11 +64,22 @@ func (o *OSD) reapLoop(ctx context.Context, left leftovers) error {
 			return nil
 		}
 		o.reap.mu.Lock()
-		vols := o.reap.freed
-		o.reap.freed = nil
+		vols, led := o.reap.freed, o.reap.led
+		o.reap.freed, o.reap.led = nil, nil
 		o.reap.mu.Unlock()
+		for pg := range led {
+			all, err := view(o, pg, volume.Volumes)
+			if err != nil {
+				continue // the next leader's
+			}
+			for _, vol := range all {
+				if err := o.reapFreed(ctx, vol); err != nil && ctx.Err() == nil && !errors.Is(err, objstore.Elsewhere) {
+					o.log.Error("remove freed chunks", "volume", vol, "err", err)
+				}
+			}
+		}
 		for vol := range vols {
-			if err := o.reapFreed(ctx, vol); err != nil && ctx.Err() == nil {
+			if err := o.reapFreed(ctx, vol); err != nil && ctx.Err() == nil && !errors.Is(err, objstore.Elsewhere) {
 				o.log.Error("remove freed chunks", "volume", vol, "err", err)
 			}
 		}
@@ -71,13 +102,50 @@ func (o *OSD) reapFreed(ctx context.Context, vol objstore.VolumeID) error {
 		if err := o.Sync(ctx, pg); err != nil {
 			return err
 		}
-		if err := o.table.drop(ids); err != nil {
+		if err := o.dropEverywhere(ctx, ids); err != nil {
 			return err
 		}
-		if _, err := o.Apply(ctx, pg, objstore.FreeChunks{Vol: vol, Chunks: ids}, objstore.Ordered); err != nil {
+		if _, err := o.Apply(ctx, pg, objstore.Request{}, objstore.FreeChunks{Vol: vol, Chunks: ids}, objstore.Ordered); err != nil {
 			return err
 		}
 	}
+}
+
+// dropEverywhere removes chunks from the OSDs that the map places them on. What
+// one that does not answer keeps is for scrub to find.
+func (o *OSD) dropEverywhere(ctx context.Context, ids []objstore.ChunkID) error {
+	m := o.Map()
+	byOSD := map[int][]objstore.ChunkID{}
+	for i := range m.Pools {
+		pool := &m.Pools[i]
+		if pool.Kind != objstore.DataPool {
+			continue
+		}
+		for _, id := range ids {
+			for _, osd := range m.Acting(pool, pool.ChunkPG(id)) {
+				byOSD[osd] = append(byOSD[osd], id)
+			}
+		}
+	}
+	for osd, ids := range byOSD {
+		if osd == o.opt.ID {
+			if err := o.table.drop(ids); err != nil {
+				return err
+			}
+			continue
+		}
+		if osd < 0 || o.opt.Peers == nil || !m.OSD(osd).Up {
+			continue
+		}
+		peer, err := o.opt.Peers.Peer(osd)
+		if err == nil {
+			err = peer.DropChunks(ctx, ids)
+		}
+		if err != nil {
+			o.log.Debug("freed chunks not removed", "peer", osd, "chunks", len(ids), "err", err)
+		}
+	}
+	return nil
 }
 
 // leftovers is what a crash may have left, gathered before anybody can add to it.
@@ -89,8 +157,8 @@ type leftovers struct {
 // gather lists leftovers after a run that did not close properly.
 func (o *OSD) gather() (leftovers, error) {
 	left := leftovers{orphans: make(map[objstore.VolumeID][]objstore.Ino)}
-	if !o.unclean {
-		return left, nil
+	if !o.unclean || o.opt.Peers != nil {
+		return left, nil // elsewhere the sessions go on
 	}
 	for pg := range o.groups {
 		err := o.View(uint32(pg), func(v volume.View) error {
@@ -140,7 +208,7 @@ func (o *OSD) reapLeftovers(ctx context.Context, left leftovers) error {
 	for vol, inos := range left.orphans {
 		for len(inos) > 0 {
 			n := min(len(inos), 256)
-			res, err := o.Apply(ctx, o.opt.Map.Group(vol), objstore.Purge{Vol: vol, Inos: inos[:n]}, objstore.Ordered)
+			res, err := o.Apply(ctx, o.opt.Map.Group(vol), objstore.Request{}, objstore.Purge{Vol: vol, Inos: inos[:n]}, objstore.Ordered)
 			if err != nil {
 				return fmt.Errorf("purge orphans of volume %d: %w", vol, err)
 			}
@@ -152,7 +220,7 @@ func (o *OSD) reapLeftovers(ctx context.Context, left leftovers) error {
 			return err
 		}
 	}
-	return o.reapChunks(left.chunks)
+	return o.reapChunks(ctx, left.chunks)
 }
 
 // reapUnnamed removes chunks that were stored in this run for changes that were
@@ -162,12 +230,15 @@ func (o *OSD) reapUnnamed() error {
 	o.table.mu.RLock()
 	ids := slices.Collect(maps.Keys(o.table.unnamed))
 	o.table.mu.RUnlock()
-	return o.reapChunks(ids)
+	return o.reapChunks(context.Background(), ids)
 }
 
 // reapChunks removes those chunks that no extent names.
-func (o *OSD) reapChunks(ids []objstore.ChunkID) error {
+func (o *OSD) reapChunks(ctx context.Context, ids []objstore.ChunkID) error {
 	for _, id := range ids {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		var wanted bool
 		err := o.View(o.opt.Map.Group(id.Ino.Volume()), func(v volume.View) (err error) {
 			wanted, err = volume.References(v, id)

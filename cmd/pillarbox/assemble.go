@@ -55,7 +55,7 @@ func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
-	if s.client, err = client.New(ctx, s.cmap, session, s.osd, log); err != nil {
+	if s.client, err = client.New(ctx, s.cmap, session, client.Embedded(s.osd), client.Options{Log: log}); err != nil {
 		return nil, err
 	}
 	s.fs, err = cachefs.New(s.client, cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx})
@@ -84,6 +84,9 @@ func (s *stack) close() error {
 	var errs []error
 	if s.fs != nil {
 		errs = append(errs, wrap("flush", s.fs.Close()))
+	}
+	if s.client != nil {
+		errs = append(errs, wrap("close the client", s.client.Close()))
 	}
 	if s.osd != nil {
 		errs = append(errs, wrap("close the OSD", s.osd.Close()))

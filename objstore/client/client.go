@@ -1,17 +1,25 @@
 // Package client is an objstore.Store over a cluster map and the OSDs that
-// serve it: it finds each volume's placement group and carries out what spans
-// two volumes, the making and removal of accounts (volumes.go).
+// serve it. It finds each volume's placement group and its leader (router.go),
+// writes and reads the chunks of data pools (poolwrite.go, poolread.go, and
+// coded.go where they are erasure-coded), and carries out what spans two
+// volumes, the making and removal of accounts (volumes.go).
 //
-// A Client keeps no state of its own but the map, its session, and the accounts
-// it removed whose files are still open; every method may be called from any
-// goroutine.
+// In the embedded store, whose map has one OSD without an address, every call
+// is a call of that OSD and nothing else: no copies, no retries, no request
+// numbers.
+//
+// A Client keeps no state of its own but the map, its session, what it learned
+// of the OSDs, and the accounts it removed whose files are still open; every
+// method may be called from any goroutine.
 package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"pillarbox/objstore"
 )
@@ -28,60 +36,113 @@ type OSD interface {
 	Extents(ctx context.Context, pg uint32, ino objstore.Ino, off, n uint64) ([]objstore.Extent, error)
 	Pending(ctx context.Context, pg uint32) ([]objstore.VolumeID, error)
 	Orphans(ctx context.Context, pg uint32, vol objstore.VolumeID, max int) ([]objstore.Ino, error)
-	Apply(ctx context.Context, pg uint32, c objstore.Change, p objstore.Promise) (objstore.Result, error)
+	Apply(ctx context.Context, pg uint32, r objstore.Request, c objstore.Change, p objstore.Promise) (objstore.Result, error)
 	Sync(ctx context.Context, pg uint32) error
 	ReadChunk(ctx context.Context, pg uint32, id objstore.ChunkID, off uint32, p []byte) error
 	PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) error
-	Space() (total, free uint64, err error)
+	Space(ctx context.Context) (total, free uint64, err error)
 }
 
 // Client is a Store.
 type Client struct {
-	m       *objstore.Map
+	opt     Options
+	osds    Router
 	session objstore.Session
-	osd     OSD
-	log     *slog.Logger
+
+	mapMu   sync.Mutex // held while the map is replaced; before peersMu
+	now     atomic.Pointer[epoch]
+	leaders sync.Map   // meta placement group (uint32) -> OSD that last was its leader (int)
+	peersMu sync.Mutex // before a peer's
+	peers   map[int]*peer
+	seqs    sequence
+
+	reads readState
+	codes sync.Map // objstore.Coding -> *ec.Code
+	late  chan struct{}
+	space space
+
+	accounts sync.RWMutex // held shared while an account is made or removed, alone to settle what was left
 
 	mu     sync.Mutex                     // a leaf
 	doomed map[objstore.VolumeID]struct{} // without a name, dropped when the last open file is purged
+
+	life    context.Context // ends when Close begins
+	end     context.CancelCauseFunc
+	writing context.Context // of chunks on their way; ends later
+	endPuts context.CancelCauseFunc
+	runMu   sync.Mutex // a leaf
+	closed  bool
+	run     sync.WaitGroup
 }
 
 var _ objstore.Store = (*Client)(nil)
 
 // New makes a client with the given session id. A store that has no root volume
 // yet gets one, and what a crash left of accounts in the making or in removal
-// is cleared up.
-func New(ctx context.Context, m *objstore.Map, session uint64, osd OSD, log *slog.Logger) (*Client, error) {
-	if log == nil {
-		log = slog.Default()
+// is cleared up. Close ends the client.
+func New(ctx context.Context, m *objstore.Map, session uint64, osds Router, opt Options) (*Client, error) {
+	opt.setDefaults()
+	c := &Client{
+		opt: opt, osds: osds, session: objstore.Session{ID: session}, doomed: make(map[objstore.VolumeID]struct{}),
+		peers: make(map[int]*peer), late: make(chan struct{}, lateWrites),
 	}
-	c := &Client{m: m, session: objstore.Session{ID: session}, osd: osd, log: log, doomed: make(map[objstore.VolumeID]struct{})}
+	c.life, c.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	c.writing, c.endPuts = context.WithCancelCause(context.WithoutCancel(ctx))
+	c.SetMap(m)
 	// Doing it again changes nothing.
 	_, err := c.apply(ctx, objstore.InitVolume{
 		Vol: objstore.RootVolume, Parent: objstore.VolumeRoot(objstore.RootVolume), Mode: objstore.ModeDir | 0o755,
 	}, objstore.Committed)
 	if err != nil {
-		return nil, fmt.Errorf("make the root volume: %w", err)
+		return nil, errors.Join(fmt.Errorf("make the root volume: %w", err), c.Close())
 	}
 	if err := c.settlePending(ctx); err != nil {
-		return nil, fmt.Errorf("settle unfinished accounts: %w", err)
+		return nil, errors.Join(fmt.Errorf("settle unfinished accounts: %w", err), c.Close())
 	}
 	return c, nil
 }
 
-func (c *Client) pg(ino objstore.Ino) uint32 { return c.m.Group(ino.Volume()) }
-
-// apply sends a change to its volume's group as it is.
-func (c *Client) apply(ctx context.Context, ch objstore.Change, p objstore.Promise) (objstore.Result, error) {
-	return c.osd.Apply(ctx, c.m.Group(ch.Volume()), ch, p)
+// start runs fn in a goroutine that Close waits for. False: the client is closed.
+func (c *Client) start(fn func()) bool {
+	c.runMu.Lock()
+	defer c.runMu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.run.Go(fn)
+	return true
 }
+
+// errClosed is the cause of the end of what a client did in the background.
+var errClosed = fmt.Errorf("client closed: %w", objstore.Unavailable)
+
+// Close gives chunks that are on their way to slow replicas a moment more and
+// ends the client. Calls must have returned.
+func (c *Client) Close() error {
+	c.runMu.Lock()
+	c.closed = true
+	c.runMu.Unlock()
+	c.end(errClosed)
+	grace := time.AfterFunc(c.opt.Slow, func() { c.endPuts(errClosed) })
+	defer grace.Stop()
+	c.run.Wait()
+	c.endPuts(errClosed)
+	return nil
+}
+
+func (c *Client) pg(ino objstore.Ino) uint32 { return c.now.Load().Group(ino.Volume()) }
 
 // Session implements objstore.Store.
 func (c *Client) Session() objstore.Session { return c.session }
 
+func (c *Client) lookup(ctx context.Context, dir objstore.Ino, name string) (objstore.DirEntry, error) {
+	pg := c.pg(dir)
+	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) (objstore.DirEntry, error) { return osd.Lookup(ctx, pg, dir, name) })
+}
+
 // Lookup implements objstore.Store.
 func (c *Client) Lookup(ctx context.Context, dir objstore.Ino, name string) (objstore.Attr, error) {
-	e, err := c.osd.Lookup(ctx, c.pg(dir), dir, name)
+	e, err := c.lookup(ctx, dir, name)
 	if err != nil {
 		return objstore.Attr{}, err
 	}
@@ -93,32 +154,42 @@ func (c *Client) Lookup(ctx context.Context, dir objstore.Ino, name string) (obj
 
 // GetAttr implements objstore.Store.
 func (c *Client) GetAttr(ctx context.Context, ino objstore.Ino) (objstore.Attr, error) {
-	return c.osd.GetAttr(ctx, c.pg(ino), ino)
+	pg := c.pg(ino)
+	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) (objstore.Attr, error) { return osd.GetAttr(ctx, pg, ino) })
 }
 
 // ReadDir implements objstore.Store.
 func (c *Client) ReadDir(ctx context.Context, dir objstore.Ino, after uint64, max int, attrs bool) ([]objstore.DirEntry, error) {
-	return c.osd.ReadDir(ctx, c.pg(dir), dir, after, max, attrs)
+	pg := c.pg(dir)
+	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]objstore.DirEntry, error) {
+		return osd.ReadDir(ctx, pg, dir, after, max, attrs)
+	})
 }
 
 // Readlink implements objstore.Store.
 func (c *Client) Readlink(ctx context.Context, ino objstore.Ino) (string, error) {
-	return c.osd.Readlink(ctx, c.pg(ino), ino)
+	pg := c.pg(ino)
+	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) (string, error) { return osd.Readlink(ctx, pg, ino) })
 }
 
 // GetXattr implements objstore.Store.
 func (c *Client) GetXattr(ctx context.Context, ino objstore.Ino, name string) ([]byte, error) {
-	return c.osd.GetXattr(ctx, c.pg(ino), ino, name)
+	pg := c.pg(ino)
+	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]byte, error) { return osd.GetXattr(ctx, pg, ino, name) })
 }
 
 // ListXattr implements objstore.Store.
 func (c *Client) ListXattr(ctx context.Context, ino objstore.Ino) ([]string, error) {
-	return c.osd.ListXattr(ctx, c.pg(ino), ino)
+	pg := c.pg(ino)
+	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]string, error) { return osd.ListXattr(ctx, pg, ino) })
 }
 
 // Extents implements objstore.Store.
 func (c *Client) Extents(ctx context.Context, ino objstore.Ino, off, n uint64) ([]objstore.Extent, error) {
-	return c.osd.Extents(ctx, c.pg(ino), ino, off, n)
+	pg := c.pg(ino)
+	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]objstore.Extent, error) {
+		return osd.Extents(ctx, pg, ino, off, n)
+	})
 }
 
 // Apply implements objstore.Store. What concerns an account's top directory
@@ -148,24 +219,10 @@ func (c *Client) Apply(ctx context.Context, ch objstore.Change, p objstore.Promi
 
 // Sync implements objstore.Store.
 func (c *Client) Sync(ctx context.Context, v objstore.VolumeID) error {
-	return c.osd.Sync(ctx, c.m.Group(v))
-}
-
-// ReadChunk implements objstore.Store.
-func (c *Client) ReadChunk(ctx context.Context, id objstore.ChunkID, off uint32, p []byte) error {
-	return c.osd.ReadChunk(ctx, c.pg(id.Ino), id, off, p)
-}
-
-// PutChunk implements objstore.Store.
-func (c *Client) PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) error {
-	return c.osd.PutChunk(ctx, id, data)
-}
-
-// StatFS implements objstore.Store. Inodes are bounded by their numbers only.
-func (c *Client) StatFS(context.Context) (objstore.StatFS, error) {
-	total, free, err := c.osd.Space()
-	if err != nil {
-		return objstore.StatFS{}, err
+	e := c.now.Load()
+	pg := e.Group(v)
+	if e.only != nil {
+		return e.only.Sync(ctx, pg)
 	}
-	return objstore.StatFS{Total: total, Free: free, Avail: free, Files: objstore.MaxLocal, FilesFree: objstore.MaxLocal}, nil
+	return c.toLeader(ctx, pg, func(ctx context.Context, osd OSD) error { return osd.Sync(ctx, pg) })
 }

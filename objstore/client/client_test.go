@@ -28,12 +28,12 @@ type failing struct {
 
 var errDied = errors.New("client died")
 
-func (f *failing) Apply(ctx context.Context, pg uint32, c objstore.Change, p objstore.Promise) (objstore.Result, error) {
+func (f *failing) Apply(ctx context.Context, pg uint32, r objstore.Request, c objstore.Change, p objstore.Promise) (objstore.Result, error) {
 	if f.left == 0 {
 		return objstore.Result{}, errDied
 	}
 	f.left--
-	return f.OSD.Apply(ctx, pg, c, p)
+	return f.OSD.Apply(ctx, pg, r, c, p)
 }
 
 func openOSD(t *testing.T) *osd.OSD {
@@ -52,7 +52,7 @@ func openOSD(t *testing.T) *osd.OSD {
 
 func newClient(t *testing.T, o client.OSD) *client.Client {
 	t.Helper()
-	c, err := client.New(t.Context(), clusterMap(), 1, o, nil)
+	c, err := client.New(t.Context(), clusterMap(), 1, client.Embedded(o), client.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

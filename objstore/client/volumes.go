@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"pillarbox/objstore"
 )
@@ -25,23 +27,25 @@ func (c *Client) isAccountPlace(ctx context.Context, parent objstore.Ino, name s
 	if !accountName(name) {
 		return false, nil
 	}
-	depth := 1
+	depth, top := 1, c.now.Load().VolumeDepth
 	for dir := parent; dir != objstore.VolumeRoot(objstore.RootVolume); depth++ {
 		a, err := c.GetAttr(ctx, dir)
 		if err != nil {
 			return false, err
 		}
-		if a.Parent == dir || depth > c.m.VolumeDepth {
+		if a.Parent == dir || depth > top {
 			return false, nil
 		}
 		dir = a.Parent
 	}
-	return depth == c.m.VolumeDepth, nil
+	return depth == top, nil
 }
 
 // mkdirInRoot makes a directory of the root volume, or an account: the volume's
 // id is noted as pending, the volume made, its name entered and the note ended.
 func (c *Client) mkdirInRoot(ctx context.Context, ch objstore.Create, p objstore.Promise) (objstore.Result, error) {
+	c.accounts.RLock()
+	defer c.accounts.RUnlock()
 	account, err := c.isAccountPlace(ctx, ch.Parent, ch.Name)
 	if err != nil {
 		return objstore.Result{}, err
@@ -66,6 +70,10 @@ func (c *Client) mkdirInRoot(ctx context.Context, ch objstore.Create, p objstore
 	if err == nil {
 		_, err = c.apply(ctx, objstore.AttachVolume{Vol: vol, Parent: ch.Parent, Name: ch.Name}, p)
 	}
+	if uncertain(err) {
+		c.settleLater(c.opt.Timeout, []objstore.VolumeID{vol})
+		return objstore.Result{}, err
+	}
 	if err != nil {
 		return objstore.Result{}, errors.Join(err, c.discard(ctx, vol))
 	}
@@ -73,9 +81,12 @@ func (c *Client) mkdirInRoot(ctx context.Context, ch objstore.Create, p objstore
 	return objstore.Result{Attr: a}, err
 }
 
+// uncertain says whether a change that failed may have been made all the same.
+func uncertain(err error) bool { return errors.Is(err, objstore.Unavailable) }
+
 // volumeAt returns the volume a name of the root volume leads to, 0 if none.
 func (c *Client) volumeAt(ctx context.Context, dir objstore.Ino, name string) (objstore.VolumeID, error) {
-	e, err := c.osd.Lookup(ctx, c.pg(dir), dir, name)
+	e, err := c.lookup(ctx, dir, name)
 	if errors.Is(err, objstore.NotFound) {
 		return 0, nil
 	}
@@ -99,7 +110,7 @@ func (c *Client) renameInRoot(ctx context.Context, ch objstore.Rename, p objstor
 	if ch.NewParent.Volume() != objstore.RootVolume || ch.Exchange || ch.NoReplace {
 		return c.apply(ctx, ch, p)
 	}
-	from, err := c.osd.Lookup(ctx, c.pg(ch.OldParent), ch.OldParent, ch.OldName)
+	from, err := c.lookup(ctx, ch.OldParent, ch.OldName)
 	if err != nil {
 		return objstore.Result{}, err
 	}
@@ -120,6 +131,8 @@ func (c *Client) renameInRoot(ctx context.Context, ch objstore.Rename, p objstor
 // the volume is noted as pending and sealed, which it must be empty for; then
 // the change, then what is left of the volume is dropped.
 func (c *Client) replacing(ctx context.Context, vol objstore.VolumeID, change func(sealed objstore.Ino) (objstore.Result, error)) (objstore.Result, error) {
+	c.accounts.RLock()
+	defer c.accounts.RUnlock()
 	if vol == objstore.RootVolume {
 		return change(0)
 	}
@@ -130,6 +143,10 @@ func (c *Client) replacing(ctx context.Context, vol objstore.VolumeID, change fu
 	var res objstore.Result
 	if err == nil {
 		res, err = change(objstore.VolumeRoot(vol))
+	}
+	if uncertain(err) {
+		c.settleLater(c.opt.Timeout, []objstore.VolumeID{vol})
+		return objstore.Result{}, err
 	}
 	if err != nil {
 		return objstore.Result{}, errors.Join(err, c.keep(ctx, vol))
@@ -158,7 +175,7 @@ func (c *Client) dropIfDoomed(ctx context.Context, vol objstore.VolumeID) error 
 	if !doomed {
 		return nil
 	}
-	open, err := c.osd.Orphans(ctx, c.m.Group(vol), vol, 1)
+	open, err := c.orphans(ctx, vol)
 	if err != nil || len(open) > 0 {
 		return err
 	}
@@ -201,19 +218,89 @@ func (c *Client) discard(ctx context.Context, vol objstore.VolumeID) error {
 	return nil
 }
 
-// settlePending ends what a crash interrupted: a pending volume that has a name
-// stays, one that has none goes.
+// orphans lists some inode without a name that a volume has, if any.
+func (c *Client) orphans(ctx context.Context, vol objstore.VolumeID) ([]objstore.Ino, error) {
+	pg := c.now.Load().Group(vol)
+	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]objstore.Ino, error) { return osd.Orphans(ctx, pg, vol, 1) })
+}
+
+func (c *Client) pending(ctx context.Context) ([]objstore.VolumeID, error) {
+	pg := c.now.Load().Group(objstore.RootVolume)
+	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]objstore.VolumeID, error) { return osd.Pending(ctx, pg) })
+}
+
+// settlePending ends what a crash interrupted. In a cluster a note may be of
+// another client that is alive: it counts as left by a dead one when it is still
+// there after a while.
 func (c *Client) settlePending(ctx context.Context) error {
-	root := objstore.VolumeRoot(objstore.RootVolume)
-	pending, err := c.osd.Pending(ctx, c.pg(root))
+	pending, err := c.pending(ctx)
 	if err != nil || len(pending) == 0 {
 		return err
 	}
+	if c.now.Load().only != nil {
+		return c.settle(ctx, pending)
+	}
+	c.settleLater(c.opt.Settle, pending)
+	return nil
+}
+
+// settleLater settles volumes after a delay, and again until that works.
+func (c *Client) settleLater(delay time.Duration, vols []objstore.VolumeID) {
+	c.start(func() {
+		for {
+			t := time.NewTimer(delay)
+			select {
+			case <-t.C:
+			case <-c.life.Done():
+				t.Stop()
+				return
+			}
+			err := c.settleOld(c.life, vols)
+			if err == nil || c.life.Err() != nil {
+				return
+			}
+			c.opt.Log.Warn("unfinished accounts are not settled yet", "err", err)
+		}
+	})
+}
+
+// settleOld settles those of some pending volumes that still are pending, but
+// for removed ones that somebody has files open of.
+func (c *Client) settleOld(ctx context.Context, old []objstore.VolumeID) error {
+	c.accounts.Lock()
+	defer c.accounts.Unlock()
+	now, err := c.pending(ctx)
+	if err != nil {
+		return err
+	}
+	var left []objstore.VolumeID
+	for _, vol := range old {
+		if !slices.Contains(now, vol) {
+			continue
+		}
+		open, err := c.orphans(ctx, vol)
+		if err != nil && !errors.Is(err, objstore.NotFound) && !errors.Is(err, objstore.Stale) { // those: it was never made
+			return err
+		}
+		if len(open) == 0 {
+			left = append(left, vol)
+		}
+	}
+	return c.settle(ctx, left)
+}
+
+// settle ends notes of pending volumes: one that has a name stays, one that has
+// none goes.
+func (c *Client) settle(ctx context.Context, pending []objstore.VolumeID) error {
+	if len(pending) == 0 {
+		return nil
+	}
 	named := make(map[objstore.VolumeID]bool)
-	if err := c.walkRoot(ctx, root, named); err != nil {
+	if err := c.walkRoot(ctx, objstore.VolumeRoot(objstore.RootVolume), named); err != nil {
 		return err
 	}
 	for _, vol := range pending {
+		var err error
 		if named[vol] {
 			err = c.keep(ctx, vol)
 		} else {
@@ -222,7 +309,7 @@ func (c *Client) settlePending(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.log.Info("settled an account that a crash left unfinished", "volume", vol, "kept", named[vol])
+		c.opt.Log.Info("settled an account that a crash left unfinished", "volume", vol, "kept", named[vol])
 	}
 	return nil
 }

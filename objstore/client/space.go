@@ -1,0 +1,144 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"pillarbox/objstore"
+)
+
+// space is what the OSDs said of their disks.
+type space struct {
+	mu    sync.Mutex // held while they are asked; before a peer's
+	until time.Time
+	disks map[int]disk
+}
+
+type disk struct{ total, free uint64 }
+
+const (
+	spaceFor  = time.Second            // how old the figures may be
+	spaceWait = 500 * time.Millisecond // how long an OSD may take to answer
+)
+
+// StatFS implements objstore.Store. Inodes are bounded by their numbers only. In
+// a cluster the figures are those of the data pool, after what redundancy
+// costs; what is available ends when the first of the OSDs is full.
+func (c *Client) StatFS(ctx context.Context) (objstore.StatFS, error) {
+	e := c.now.Load()
+	st := objstore.StatFS{Files: objstore.MaxLocal, FilesFree: objstore.MaxLocal}
+	if e.only != nil {
+		var err error
+		st.Total, st.Free, err = e.only.Space(ctx)
+		st.Avail = st.Free
+		return st, err
+	}
+	disks, err := c.disks(ctx, e)
+	if err != nil {
+		return st, err
+	}
+	st.Total, st.Free, st.Avail = poolSpace(e.Map, e.Data(), disks)
+	return st, nil
+}
+
+// disks asks all OSDs; of those that do not answer it knows what they said last.
+func (c *Client) disks(ctx context.Context, e *epoch) (map[int]disk, error) {
+	s := &c.space
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.disks) > 0 && time.Now().Before(s.until) {
+		return s.disks, nil
+	}
+	type answer struct {
+		osd int
+		disk
+		err error
+	}
+	answers := make(chan answer, len(e.OSDs))
+	asked := 0
+	for _, o := range e.OSDs {
+		if !o.Up {
+			continue
+		}
+		asked++
+		go func() {
+			a := answer{osd: o.ID}
+			a.err = c.call(ctx, o.ID, spaceWait, func(ctx context.Context, osd OSD) (err error) {
+				a.total, a.free, err = osd.Space(ctx)
+				return err
+			})
+			answers <- a
+		}()
+	}
+	disks := make(map[int]disk, len(e.OSDs))
+	for _, o := range e.OSDs {
+		if d, ok := s.disks[o.ID]; ok {
+			disks[o.ID] = d
+		}
+	}
+	var failed []error
+	for range asked {
+		if a := <-answers; a.err != nil {
+			failed = append(failed, a.err)
+		} else {
+			disks[a.osd] = a.disk
+		}
+	}
+	if len(disks) == 0 {
+		return nil, fmt.Errorf("free space: no OSD answers: %w: %v", objstore.Unavailable, failed)
+	}
+	if ctx.Err() == nil {
+		s.disks, s.until = disks, time.Now().Add(spaceFor)
+	}
+	return disks, nil
+}
+
+// poolSpace is the size of a pool, what is free on its disks, and what can be
+// written before the first of them is full, in bytes of chunks. OSDs of which
+// nothing is known do not count.
+func poolSpace(m *objstore.Map, pool *objstore.Pool, disks map[int]disk) (total, free, avail uint64) {
+	var weights float64
+	in := 0
+	for _, o := range m.OSDs {
+		if o.In {
+			weights += weight(o)
+			in++
+		}
+	}
+	// A byte of a chunk takes copies/parts bytes of disks.
+	copies, parts := float64(min(pool.Size, max(in, 1))), 1.0
+	if pool.Coding != nil {
+		copies, parts = float64(pool.Coding.K+pool.Coding.M), float64(pool.Coding.K)
+	}
+	least := -1.0
+	var raw, rawFree float64
+	for _, o := range m.OSDs {
+		d, ok := disks[o.ID]
+		if !o.In || !ok {
+			continue
+		}
+		raw, rawFree = raw+float64(d.total), rawFree+float64(d.free)
+		share := copies / float64(in)
+		if weights > 0 {
+			share = copies * weight(o) / weights
+		}
+		if share == 0 {
+			continue
+		}
+		// An OSD takes a chunk, or a shard of it, once.
+		if room := float64(d.free) * parts / min(share, 1); least < 0 || room < least {
+			least = room
+		}
+	}
+	total, free = uint64(raw*parts/copies), uint64(rawFree*parts/copies)
+	return total, free, min(uint64(max(least, 0)), free)
+}
+
+func weight(o objstore.OSDInfo) float64 {
+	if o.Reweight > 0 {
+		return o.Weight * o.Reweight
+	}
+	return o.Weight
+}
