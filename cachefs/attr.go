@@ -12,7 +12,7 @@ import (
 // that was set wins over the writes before it. A change of size is a change of
 // contents: mtime moves, file capabilities go. dropSetID says that the caller
 // may not keep set-ID bits; a change of owner drops them anyway.
-func (fs *FS) SetAttr(ctx context.Context, c objstore.SetAttr, dropSetID bool) (objstore.Attr, error) {
+func (fs *FS) SetAttr(ctx context.Context, c objstore.SetAttr, dropSetID bool, by Caller) (objstore.Attr, error) {
 	f, err := fs.acquire(c.Ino)
 	if err != nil {
 		return objstore.Attr{}, err
@@ -23,8 +23,8 @@ func (fs *FS) SetAttr(ctx context.Context, c objstore.SetAttr, dropSetID bool) (
 	if _, err := f.flushLocked(ctx, objstore.Ordered); err != nil {
 		return objstore.Attr{}, err
 	}
-	if c.Set&(objstore.SetUid|objstore.SetGid|objstore.SetSize) != 0 {
-		if err := fs.prepareSetAttr(ctx, &c, dropSetID); err != nil {
+	if dropSetID || c.Set&(objstore.SetUid|objstore.SetGid|objstore.SetSize) != 0 {
+		if err := fs.prepareSetAttr(ctx, &c, dropSetID, by); err != nil {
 			return objstore.Attr{}, err
 		}
 	}
@@ -40,19 +40,19 @@ func (fs *FS) SetAttr(ctx context.Context, c objstore.SetAttr, dropSetID bool) (
 }
 
 // prepareSetAttr adds to a change of owner or size what comes with it.
-func (fs *FS) prepareSetAttr(ctx context.Context, c *objstore.SetAttr, dropSetID bool) error {
+func (fs *FS) prepareSetAttr(ctx context.Context, c *objstore.SetAttr, dropSetID bool, by Caller) error {
 	if c.Set&objstore.SetSize != 0 && c.Set&objstore.SetMtime == 0 {
 		c.Set |= objstore.SetMtime
 		c.Mtime = now()
 	}
 	a, err := fs.store.GetAttr(ctx, c.Ino)
-	if err != nil || a.Mode&objstore.ModeType != objstore.ModeRegular {
+	if err != nil || a.IsDir() {
 		return err
 	}
 	chown := c.Set&(objstore.SetUid|objstore.SetGid) != 0
-	if c.Set&objstore.SetMode == 0 && (chown || dropSetID) && withoutSetID(a.Mode) != a.Mode {
+	if mode := by.withoutSetID(&a); c.Set&objstore.SetMode == 0 && (chown || dropSetID) && mode != a.Mode {
 		c.Set |= objstore.SetMode
-		c.Mode = withoutSetID(a.Mode) & permBits
+		c.Mode = mode & permBits
 	}
 	if a.HasXattr {
 		return fs.dropCapability(ctx, c.Ino)

@@ -26,6 +26,8 @@ type FS struct {
 	bufs   buffers
 	chunks atomic.Uint64  // versions handed out in this session
 	wg     sync.WaitGroup // uploads
+
+	forgets atomic.Bool // Forget will be called
 }
 
 // New starts an FS over a store. Close it to flush what it buffers.
@@ -63,6 +65,7 @@ func (fs *FS) Close() error {
 		}
 	}
 	fs.wg.Wait()
+	fs.purger.add(fs.table.forgetAll()...)
 	errs = append(errs, fs.purger.stop())
 	for v := range vols {
 		errs = append(errs, fs.store.Sync(fs.base, v))

@@ -198,7 +198,7 @@ func (h *Handle) Write(ctx context.Context, p []byte, off uint64, o WriteOptions
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := f.dropPrivileges(ctx, o.DropSetID); err != nil {
+	if err := f.dropPrivileges(ctx, o); err != nil {
 		return 0, err
 	}
 	if err := f.fs.acquireMem(ctx, int64(len(p))); err != nil {
@@ -226,6 +226,7 @@ const maxOffset = objstore.ChunkSize << 32
 type WriteOptions struct {
 	Append    bool // to the end of the file, wherever that is by now
 	DropSetID bool // the writer may not keep set-user-ID and set-group-ID bits
+	By        Caller
 }
 
 // put lays p over the file and starts what is ready to go out. It returns by
@@ -303,21 +304,25 @@ func (f *file) shrink(ctx context.Context) error {
 
 // dropPrivileges clears what a write must clear: file capabilities always, and
 // the set-ID bits when the writer may not keep them.
-func (f *file) dropPrivileges(ctx context.Context, setID bool) error {
+func (f *file) dropPrivileges(ctx context.Context, o WriteOptions) error {
 	if f.xattr.CompareAndSwap(1, 0) {
 		if err := f.fs.dropCapability(ctx, f.ino); err != nil {
 			f.xattr.Store(1)
 			return err
 		}
 	}
-	if !setID {
+	if !o.DropSetID {
 		return nil
 	}
 	a, err := f.fs.store.GetAttr(ctx, f.ino)
-	if err != nil || withoutSetID(a.Mode) == a.Mode {
+	if err != nil {
 		return err
 	}
-	c := objstore.SetAttr{Ino: f.ino, Set: objstore.SetMode, Mode: withoutSetID(a.Mode) & permBits}
+	mode := o.By.withoutSetID(&a)
+	if mode == a.Mode {
+		return nil
+	}
+	c := objstore.SetAttr{Ino: f.ino, Set: objstore.SetMode, Mode: mode & permBits}
 	_, err = f.fs.store.Apply(ctx, c, f.fs.promise())
 	return err
 }
@@ -329,11 +334,16 @@ const (
 	xattrFilesCaps = "security.capability"
 )
 
-// withoutSetID is the mode after a write by somebody without privileges.
-// Without group execution the set-group-ID bit is no privilege and stays.
-func withoutSetID(mode uint32) uint32 {
-	mode &^= modeSetuid
-	if mode&modeGroupExec != 0 {
+// Caller is on whose behalf a file is changed. Of the groups only the first is
+// known.
+type Caller struct{ Uid, Gid uint32 }
+
+// withoutSetID is the mode after a change that set-ID bits do not outlive.
+// Without group execution the set-group-ID bit is no privilege, and stays if
+// the caller might set it.
+func (c Caller) withoutSetID(a *objstore.Attr) uint32 {
+	mode := a.Mode &^ modeSetuid
+	if mode&modeGroupExec != 0 || c.Uid != 0 && c.Gid != a.Gid {
 		mode &^= objstore.ModeSetgid
 	}
 	return mode

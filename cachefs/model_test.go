@@ -189,7 +189,7 @@ func runModel(t *testing.T, r *rand.Rand, size, piece, steps int, failing bool) 
 			copy(model[off:], p)
 		case k < 10:
 			n := r.Intn(size)
-			if _, err := b.fs.SetAttr(b.ctx, objstore.SetAttr{Ino: ino, Set: objstore.SetSize, Size: uint64(n)}, false); ok("truncate", err) {
+			if _, err := b.fs.SetAttr(b.ctx, objstore.SetAttr{Ino: ino, Set: objstore.SetSize, Size: uint64(n)}, false, Caller{}); ok("truncate", err) {
 				grow(n)
 				model = model[:n]
 			}

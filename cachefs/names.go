@@ -138,20 +138,45 @@ func (fs *FS) Link(ctx context.Context, c objstore.Link) (objstore.Attr, error) 
 // Remove takes a name away. An inode without further names goes with its last handle.
 func (fs *FS) Remove(ctx context.Context, c objstore.Remove) error {
 	r, err := fs.store.Apply(ctx, c, fs.promise())
-	fs.orphaned(r)
+	fs.orphaned(r.Orphan, r.Attr.Mode)
 	return err
 }
 
 // Rename moves a name. Open handles of what it replaced stay good.
 func (fs *FS) Rename(ctx context.Context, c objstore.Rename) error {
 	r, err := fs.store.Apply(ctx, c, fs.promise())
-	fs.orphaned(r)
+	if r.Orphan == 0 {
+		return err
+	}
+	// The result is about what was renamed. Who cannot be asked goes at once.
+	gone, gerr := fs.store.GetAttr(ctx, r.Orphan)
+	if gerr != nil {
+		gone.Mode = objstore.ModeRegular
+	}
+	fs.orphaned(r.Orphan, gone.Mode)
 	return err
 }
 
-func (fs *FS) orphaned(r objstore.Result) {
-	if r.Orphan != 0 && !fs.table.setOrphan(r.Orphan, true) {
-		fs.purger.add(r.Orphan)
+// orphaned deals with an inode that lost its last name; 0 is none.
+func (fs *FS) orphaned(ino objstore.Ino, mode uint32) {
+	switch {
+	case ino == 0:
+	case fs.forgets.Load() && mode&objstore.ModeType != objstore.ModeRegular:
+		fs.table.hold(ino)
+	case !fs.table.setOrphan(ino, true):
+		fs.purger.add(ino)
+	}
+}
+
+// ExpectForget says that from now on Forget tells when nobody can ask for an
+// inode any more. What no handle keeps alive, a directory that is somebody's
+// working directory or a FIFO that is open, then outlives its last name until that.
+func (fs *FS) ExpectForget() { fs.forgets.Store(true) }
+
+// Forget ends what ExpectForget promised to one inode.
+func (fs *FS) Forget(ino objstore.Ino) {
+	if fs.table.forget(ino) {
+		fs.purger.add(ino)
 	}
 }
 

@@ -2,6 +2,8 @@ package cachefs
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"pillarbox/objstore"
@@ -16,12 +18,14 @@ type shard struct {
 	mu      sync.Mutex // a leaf
 	files   map[objstore.Ino]*file
 	purging map[objstore.Ino]struct{} // being purged: must not be opened any more
+	held    map[objstore.Ino]struct{} // orphans to be purged once forgotten
 }
 
 func (t *table) init() {
 	for i := range t.shards {
 		t.shards[i].files = map[objstore.Ino]*file{}
 		t.shards[i].purging = map[objstore.Ino]struct{}{}
+		t.shards[i].held = map[objstore.Ino]struct{}{}
 	}
 }
 
@@ -106,7 +110,41 @@ func (t *table) setOrphan(ino objstore.Ino, orphan bool) bool {
 	if f != nil {
 		f.orphan = orphan
 	}
+	if !orphan {
+		delete(s.held, ino)
+	}
 	return f != nil
+}
+
+// hold keeps an orphan until forget.
+func (t *table) hold(ino objstore.Ino) {
+	s := t.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held[ino] = struct{}{}
+}
+
+// forget says whether the inode was held, which it then is no more.
+func (t *table) forget(ino objstore.Ino) bool {
+	s := t.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, held := s.held[ino]
+	delete(s.held, ino)
+	return held
+}
+
+// forgetAll ends all holds and returns whose they were.
+func (t *table) forgetAll() []objstore.Ino {
+	var inos []objstore.Ino
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		inos = slices.AppendSeq(inos, maps.Keys(s.held))
+		clear(s.held)
+		s.mu.Unlock()
+	}
+	return inos
 }
 
 // beginPurge claims an inode for purging; false if somebody uses it again, who

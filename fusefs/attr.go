@@ -5,6 +5,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"pillarbox/cachefs"
 	"pillarbox/objstore"
 )
 
@@ -88,7 +89,11 @@ func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	if t, ok := in.GetCTime(); ok {
 		c.Set, c.Ctime = c.Set|objstore.SetCtime, t.UnixNano()
 	}
-	a, err := r.fs.SetAttr(r.ctx, c, in.Valid&fuse.FATTR_KILL_SUIDGID != 0)
+	// Changing nothing is how the kernel passes on that set-ID bits must go, of
+	// which it has no flag to tell: before fallocate and copy_file_range by who
+	// may not keep them, and for a chown that names neither owner nor group.
+	drop := in.Valid&fuse.FATTR_KILL_SUIDGID != 0 || c.Set == 0
+	a, err := r.fs.SetAttr(r.ctx, c, drop, cachefs.Caller{Uid: in.Caller.Uid, Gid: in.Caller.Gid})
 	if err != nil {
 		return r.status("setattr", in.NodeId, err)
 	}

@@ -16,8 +16,8 @@
 //
 // # Ownership and concurrency
 //
-// A node's id is its inode number, so there is no table of nodes and Forget does
-// nothing. go-fuse calls the methods from many goroutines at once; request and
+// A node's id is its inode number, so there is no table of nodes; Forget only
+// lets go of directories and special files that lost their last name. go-fuse calls the methods from many goroutines at once; request and
 // reply memory is go-fuse's and is not touched after a method returned. Open
 // files live in one table by handle number. Changes are never cancelled by
 // signals, and reads are not either: programs do not expect EINTR from a file.

@@ -78,6 +78,7 @@ func (r *raw) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, f
 	n, err := h.Write(r.ctx, data, in.Offset, cachefs.WriteOptions{
 		Append:    in.Flags&syscall.O_APPEND != 0 && in.WriteFlags&fuse.WRITE_CACHE == 0,
 		DropSetID: in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0,
+		By:        cachefs.Caller{Uid: in.Uid, Gid: in.Gid},
 	})
 	return uint32(n), r.status("write", in.NodeId, err)
 }

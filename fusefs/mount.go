@@ -97,6 +97,7 @@ func Mount(mountpoint string, fs *cachefs.FS, o Options) (*Mounted, error) {
 		timeout:       o.Timeout,
 		dirTimeout:    o.DirTimeout,
 	}
+	fs.ExpectForget()
 	server, err := fuse.NewServer(r, point, o.mountOptions())
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", point, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"pillarbox/cachefs"
+	"pillarbox/objstore"
 )
 
 // raw serves the kernel's requests.
@@ -34,8 +35,9 @@ func (r *raw) Init(s *fuse.Server) {
 	r.skipOpenDir.Store(s.KernelSettings().Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0)
 }
 
-// Forget has nothing to forget: a node is its inode number.
-func (r *raw) Forget(nodeid, nlookup uint64) {}
+// Forget passes on that the kernel has nothing left of a node. There is nothing
+// to count: it gives back all its lookups at once.
+func (r *raw) Forget(nodeid, _ uint64) { r.fs.Forget(objstore.Ino(nodeid)) }
 
 // handles maps the kernel's handle numbers to open files.
 type handles struct {

@@ -11,10 +11,17 @@ import (
 	"pillarbox/objstore"
 )
 
-// xattrOffered refuses what is not just a value to keep: access control lists
+// xattrName refuses what is not just a value to keep: access control lists
 // would have to be enforced.
-func xattrOffered(name string) bool {
-	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.") || strings.HasPrefix(name, "security.")
+func xattrName(name string) fuse.Status {
+	space, rest, _ := strings.Cut(name, ".")
+	switch {
+	case space != "user" && space != "trusted" && space != "security":
+		return fuse.Status(syscall.EOPNOTSUPP)
+	case rest == "":
+		return fuse.EINVAL
+	}
+	return fuse.OK
 }
 
 // xattrStatus is status with the errno that attributes use for "too big".
@@ -27,8 +34,8 @@ func (r *raw) xattrStatus(op string, node uint64, err error) fuse.Status {
 
 // GetXAttr implements fuse.RawFileSystem.
 func (r *raw) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	if !xattrOffered(name) {
-		return 0, fuse.Status(syscall.EOPNOTSUPP)
+	if s := xattrName(name); !s.Ok() {
+		return 0, s
 	}
 	v, err := r.fs.GetXattr(r.ctx, objstore.Ino(in.NodeId), name)
 	if err != nil {
@@ -37,7 +44,8 @@ func (r *raw) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest [
 	return reply(dest, v)
 }
 
-// ListXAttr implements fuse.RawFileSystem.
+// ListXAttr implements fuse.RawFileSystem. Who may not read trusted attributes
+// is not told their names either.
 func (r *raw) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	names, err := r.fs.ListXattr(r.ctx, objstore.Ino(in.NodeId))
 	if err != nil {
@@ -45,7 +53,9 @@ func (r *raw) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint
 	}
 	var v []byte
 	for _, n := range names {
-		v = append(append(v, n...), 0)
+		if in.Uid == 0 || !strings.HasPrefix(n, "trusted.") {
+			v = append(append(v, n...), 0)
+		}
 	}
 	return reply(dest, v)
 }
@@ -61,8 +71,8 @@ func reply(dest, v []byte) (uint32, fuse.Status) {
 // SetXAttr implements fuse.RawFileSystem.
 func (r *raw) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data []byte) fuse.Status {
 	const createOnly, replaceOnly = 1, 2 // XATTR_CREATE, XATTR_REPLACE
-	if !xattrOffered(name) {
-		return fuse.Status(syscall.EOPNOTSUPP)
+	if s := xattrName(name); !s.Ok() {
+		return s
 	}
 	return r.xattrStatus("setxattr", in.NodeId, r.fs.SetXattr(r.ctx, objstore.SetXattr{
 		Ino: objstore.Ino(in.NodeId), Name: name, Value: slices.Clone(data),
@@ -72,8 +82,8 @@ func (r *raw) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data
 
 // RemoveXAttr implements fuse.RawFileSystem.
 func (r *raw) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
-	if !xattrOffered(name) {
-		return fuse.Status(syscall.EOPNOTSUPP)
+	if s := xattrName(name); !s.Ok() {
+		return s
 	}
 	return r.status("removexattr", in.NodeId, r.fs.RemoveXattr(r.ctx, objstore.RemoveXattr{Ino: objstore.Ino(in.NodeId), Name: name}))
 }
