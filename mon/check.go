@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
@@ -208,7 +209,7 @@ func checkDB(path string, b []byte) (applied uint64, at int64, err error) {
 		}
 		return nil
 	})
-	if err == nil && applied > 0 && len(t.latest) > 0 && len(t.latest) < 2 {
+	if err == nil && applied > 0 && len(t.latest) > 0 && (t.latest[keyMap] == nil || t.latest[keySession] == nil) {
 		err = t.damage(0, "a key is missing")
 	}
 	return applied, at, err
@@ -236,7 +237,11 @@ func (t *tree) expected(bucket, key string, value []byte) bool {
 	case "auth/authRevision":
 		return bytes.Equal(value, binary.BigEndian.AppendUint64(nil, 1))
 	}
-	if bucket != "members" {
+	switch bucket {
+	case "lease":
+		return len(key) == 8
+	case "members":
+	default:
 		return false // nothing else is in use
 	}
 	var m struct {
@@ -254,7 +259,8 @@ func (t *tree) expected(bucket, key string, value []byte) bool {
 // revision checks a value of the monitor's as etcd stores it: below the number
 // of the transaction, with the key and its history.
 func (t *tree) revision(key, value []byte, at int64) error {
-	if len(key) != 17 || key[8] != '_' || binary.BigEndian.Uint64(key[9:]) > 1 {
+	gone := len(key) == 18 && key[17] == 't' // the key was deleted
+	if len(key) != 17 && !gone || key[8] != '_' || binary.BigEndian.Uint64(key[9:]) > 1<<32 {
 		return t.damage(at, "key %q is no revision", key)
 	}
 	rev := int64(binary.BigEndian.Uint64(key))
@@ -263,13 +269,18 @@ func (t *tree) revision(key, value []byte, at int64) error {
 		return t.damage(at, "revision %d: %v", rev, err)
 	}
 	name := string(kv.Key)
-	if name != keyMap && name != keySession {
+	fleeting := strings.HasPrefix(name, prefixToken) || strings.HasPrefix(name, prefixBeat)
+	if name != keyMap && name != keySession && name != keyCA && !fleeting || gone && !fleeting {
 		return t.damage(at, "revision %d: unknown key %q", rev, name)
+	}
+	if gone {
+		delete(t.latest, name)
+		return nil
 	}
 	if _, err := unseal(name, kv.Value); err != nil {
 		return t.damage(at, "revision %d: %v", rev, err)
 	}
-	if kv.ModRevision != rev || kv.CreateRevision < 1 || kv.CreateRevision > rev || kv.Version < 1 || (kv.Version == 1) != (kv.CreateRevision == rev) || kv.Lease != 0 || len(kv.ProtoReflect().GetUnknown()) > 0 {
+	if kv.ModRevision != rev || kv.CreateRevision < 1 || kv.CreateRevision > rev || kv.Version < 1 || (kv.Version == 1) != (kv.CreateRevision == rev) || (kv.Lease != 0) != fleeting || len(kv.ProtoReflect().GetUnknown()) > 0 {
 		return t.damage(at, "revision %d says it is version %d of %s, of revision %d, made in %d", rev, kv.Version, name, kv.ModRevision, kv.CreateRevision)
 	}
 	if before := t.latest[name]; before != nil && (kv.Version != before.Version+1 || kv.CreateRevision != before.CreateRevision) {

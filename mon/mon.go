@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -32,11 +33,12 @@ var ErrClosed = errors.New("monitor closed")
 
 // Monitor is an open monitor.
 type Monitor struct {
-	log    *slog.Logger
-	etcd   *embed.Etcd
-	client *clientv3.Client
-	run    context.Context // of the watches; ends with Close
-	cancel context.CancelCauseFunc
+	log      *slog.Logger
+	etcd     *embed.Etcd
+	client   *clientv3.Client
+	outAfter time.Duration
+	run      context.Context // of the watches; ends with Close
+	cancel   context.CancelCauseFunc
 
 	mu      sync.Mutex // orders Watch and Close; a leaf
 	closed  bool
@@ -58,7 +60,7 @@ func Open(ctx context.Context, opt Options) (*Monitor, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Monitor{log: log, etcd: e, client: v3client.New(e.Server)}
+	m := &Monitor{log: log, etcd: e, client: v3client.New(e.Server), outAfter: opt.OutAfter}
 	m.run, m.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := m.bootstrap(ctx, opt); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the monitor in %s: %w", opt.Dir, err), m.Close())
@@ -90,11 +92,22 @@ func (m *Monitor) bootstrap(ctx context.Context, opt Options) error {
 	return err
 }
 
-// newMap is the map of a store in one process.
+// newMap is the map of a new store: in one process, or of a cluster that its
+// OSDs have yet to join.
 func newMap(opt Options) (*objstore.Map, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		return nil, fmt.Errorf("name of this host: %w", err)
+	}
+	if opt.Cluster {
+		m := &objstore.Map{
+			FSID: opt.FSID, Epoch: 1, Format: objstore.MapFormat, VolumeDepth: opt.VolumeDepth,
+			Pools: []objstore.Pool{
+				{ID: 0, Name: "meta", Kind: objstore.MetaPool, Size: 3, MinSize: 2, PGs: 64},
+				{ID: 1, Name: "data", Kind: objstore.DataPool, Size: 3, MinSize: 2, PGs: 128, ChunkSize: objstore.ChunkSize},
+			},
+		}
+		return m, m.Validate()
 	}
 	m := &objstore.Map{
 		FSID: opt.FSID, Epoch: 1, Format: objstore.MapFormat, VolumeDepth: opt.VolumeDepth,

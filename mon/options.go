@@ -4,21 +4,27 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"pillarbox/objstore"
 )
 
 // Options configure Open.
 type Options struct {
-	Dir         string // the monitor's directory; made 0700 if missing
-	FSID        string // of a new store; random. An old store keeps its own
-	VolumeDepth int    // of a new store: the depth of the directories that are volumes; 2. An old store keeps its own
+	Dir         string        // the monitor's directory; made 0700 if missing
+	FSID        string        // of a new store; random. An old store keeps its own
+	VolumeDepth int           // of a new store: the depth of the directories that are volumes; 2. An old store keeps its own
+	Cluster     bool          // of a new store: made for many machines: no OSD yet, pools of size 3
+	OutAfter    time.Duration // how long an OSD is down before its data go elsewhere; OutAfter
 	Log         *slog.Logger
 }
 
 func (o Options) withDefaults() Options {
 	if o.VolumeDepth == 0 {
 		o.VolumeDepth = 2
+	}
+	if o.OutAfter == 0 {
+		o.OutAfter = OutAfter
 	}
 	if o.FSID == "" {
 		o.FSID = NewFSID()

@@ -41,7 +41,8 @@ type OSDInfo struct {
 	Up       bool     `json:"up"`                 // it answers
 	In       bool     `json:"in"`                 // data is placed on it
 	Full     Fullness `json:"full,omitempty"`
-	DownAt   int64    `json:"down_at,omitempty"` // since when it is down, in seconds since 1970
+	AutoOut  bool     `json:"auto_out,omitempty"` // it was taken out for being down long, and comes in again with its return
+	DownAt   int64    `json:"down_at,omitempty"`  // since when it is down, in seconds since 1970
 }
 
 // Fullness is how near to full an OSD's disk is.
@@ -92,10 +93,11 @@ const (
 // Map is the cluster map: what everybody must agree on to find anything. The
 // monitors keep it; all others read it and treat it as immutable.
 type Map struct {
-	FSID        string    `json:"fsid"`         // the store's identity, for life
-	Epoch       uint64    `json:"epoch"`        // grows with every change of the map
-	Format      int       `json:"format"`       // see MapFormat
-	VolumeDepth int       `json:"volume_depth"` // directories at this depth are volumes; for life
+	FSID        string    `json:"fsid"`              // the store's identity, for life
+	Epoch       uint64    `json:"epoch"`             // grows with every change of the map
+	Format      int       `json:"format"`            // see MapFormat
+	VolumeDepth int       `json:"volume_depth"`      // directories at this depth are volumes; for life
+	Founder     string    `json:"founder,omitempty"` // the directory (OSDInfo.UUID) that the placement groups were made in
 	Mons        []MonInfo `json:"mons,omitempty"`
 	OSDs        []OSDInfo `json:"osds"`
 	Pools       []Pool    `json:"pools"`
@@ -106,7 +108,7 @@ type Map struct {
 
 // Clone is a copy that may be changed.
 func (m *Map) Clone() *Map {
-	c := &Map{FSID: m.FSID, Epoch: m.Epoch, Format: m.Format, VolumeDepth: m.VolumeDepth}
+	c := &Map{FSID: m.FSID, Epoch: m.Epoch, Format: m.Format, VolumeDepth: m.VolumeDepth, Founder: m.Founder}
 	c.Mons, c.OSDs, c.Pools, c.Flags = slices.Clone(m.Mons), slices.Clone(m.OSDs), slices.Clone(m.Pools), slices.Clone(m.Flags)
 	for i := range c.Pools {
 		p := &c.Pools[i]

@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 
 	"pillarbox/objstore"
 )
@@ -65,19 +66,24 @@ func (o *OSD) tickLoop(ctx context.Context) error {
 // Step takes in raft's messages from another OSD. Those of a group that this
 // one has no replica of make it a new member, if its leader says so.
 func (o *OSD) Step(ctx context.Context, from int, ms []RaftMessage) error {
+	var errs error // of the first bad one; the others may be of other groups
 	for _, m := range ms {
-		if m.Msg == nil || m.Msg.GetFrom() != memberID(from) || m.Msg.GetTo() != o.member() || raft.IsLocalMsg(m.Msg.GetType()) && m.Msg.GetType() != raftpb.MsgSnapStatus {
-			return fmt.Errorf("raft message %v from osd.%d that is none: %w", m.Msg.GetType(), from, objstore.Invalid)
-		}
-		g, err := o.groupFor(m.PG, m.Msg)
-		if err != nil {
-			return err
-		}
-		if g != nil {
-			g.step(ctx, m.Msg)
+		if err := o.stepOne(ctx, from, m); err != nil && errs == nil {
+			errs = err
 		}
 	}
-	return nil
+	return errs
+}
+
+func (o *OSD) stepOne(ctx context.Context, from int, m RaftMessage) error {
+	if m.Msg == nil || m.Msg.GetFrom() != memberID(from) || m.Msg.GetTo() != o.member() || raft.IsLocalMsg(m.Msg.GetType()) && m.Msg.GetType() != raftpb.MsgSnapStatus {
+		return fmt.Errorf("raft message %v from osd.%d that is none: %w", m.Msg.GetType(), from, objstore.Invalid)
+	}
+	g, err := o.groupFor(m.PG, m.Msg)
+	if g != nil {
+		g.step(ctx, m.Msg)
+	}
+	return err
 }
 
 // groupFor is the group a message is for; nil when there is none and the message
@@ -200,4 +206,35 @@ func (g *group) canLead() error {
 		return g.elsewhere()
 	}
 	return nil
+}
+
+// Stats are what an OSD tells of itself.
+type Stats struct {
+	Groups   int // replicas of placement groups
+	Leads    int // of those, it leads
+	Degraded int // of those it leads, have fewer live members than the map wants
+}
+
+// Stats counts.
+func (o *OSD) Stats() (s Stats) {
+	m := o.Map()
+	for _, g := range o.hosted() {
+		s.Groups++
+		want := len(m.Acting(m.Meta(), g.id))
+		g.mu.RLock()
+		if g.leads {
+			s.Leads++
+			alive := 0
+			g.rn.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
+				if !p.IsLearner && (id == o.member() || p.RecentActive) {
+					alive++
+				}
+			})
+			if alive < min(want, m.Meta().Size) {
+				s.Degraded++
+			}
+		}
+		g.mu.RUnlock()
+	}
+	return s
 }

@@ -116,17 +116,19 @@ type OSD struct {
 	reap     reaper
 	settled  chan struct{} // closed when what the last run left is cleared up
 
-	flushMu   sync.Mutex       // one flush at a time
-	released  wal.LSN          // the log before is not needed; flushMu
-	discardTS uint64           // holdMu
-	garbage   []chunkstore.Loc // forgotten durably, to be punched; flushMu
-	flushErr  error            // sticky; flushMu
-	cancel    context.CancelCauseFunc
-	run       *errgroup.Group
-	closeOnce sync.Once
-	closeErr  error
-	unclean   bool // the last run did not close properly
-	abandonDB bool // Close leaves the database as a crash would
+	flushMu     sync.Mutex       // one flush at a time
+	released    wal.LSN          // the log before is not needed; flushMu
+	discardTS   uint64           // holdMu
+	garbage     []chunkstore.Loc // forgotten durably, to be punched; flushMu
+	flushErr    error            // sticky; flushMu
+	cancel      context.CancelCauseFunc
+	run         *errgroup.Group
+	files       sync.RWMutex // held shared by what walks the database for others; first of all locks
+	filesClosed bool
+	closeOnce   sync.Once
+	closeErr    error
+	unclean     bool // the last run did not close properly
+	abandonDB   bool // Close leaves the database as a crash would
 }
 
 func (o *OSD) member() uint64 { return memberID(o.opt.ID) }
@@ -518,6 +520,9 @@ func (o *OSD) closingFlush() error {
 var ErrClosed = errors.New("osd closed")
 
 func (o *OSD) closeFiles() error {
+	o.files.Lock()
+	defer o.files.Unlock()
+	o.filesClosed = true
 	var errs []error
 	if o.wal != nil {
 		errs = append(errs, o.wal.Close())

@@ -31,6 +31,11 @@ const maxPinned = 1 << 20
 // older than anything the member that asks ever acknowledged: that may have lost
 // its log. Only the group's leader does.
 func (o *OSD) PullGroup(ctx context.Context, pg uint32, send func(GroupPiece) error) error {
+	o.files.RLock()
+	defer o.files.RUnlock()
+	if o.filesClosed {
+		return fmt.Errorf("%w: %w", objstore.Unavailable, ErrClosed)
+	}
 	// A new leader may need the member's vote for its first entry, so that it
 	// tells what it knows before it serves anybody else.
 	if _, err := o.pullHead(pg); err != nil {

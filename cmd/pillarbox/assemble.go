@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,8 @@ type stack struct {
 	fs     *cachefs.FS
 	mount  *fusefs.Mounted
 	dev    uint64 // of the mount
+
+	closers []func() error // of what a cluster's client has instead of monitor and OSD
 }
 
 // openStack opens the store in a locked data directory, without mounting it. A
@@ -87,6 +90,9 @@ func (s *stack) close() error {
 	}
 	if s.client != nil {
 		errs = append(errs, wrap("close the client", s.client.Close()))
+	}
+	for _, c := range slices.Backward(s.closers) {
+		errs = append(errs, c())
 	}
 	if s.osd != nil {
 		errs = append(errs, wrap("close the OSD", s.osd.Close()))

@@ -60,10 +60,11 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ErrWriter:       stderr,
 		HideHelpCommand: true,
 		HideVersion:     true,
-		Commands: []*cli.Command{
+		Commands: append([]*cli.Command{
 			upCommand(), mountCommand(), umountCommand(), statusCommand(), dfCommand(),
 			importCommand(), benchCommand(), fsckCommand(), versionCommand(),
-		},
+			initCommand(), monCommand(), osdCommand(), joinCommand(),
+		}, clusterCommands()...),
 		CustomAppHelpTemplate: cli.AppHelpTemplate + exitHelp(),
 		ExitErrHandler:        func(*cli.Context, error) {}, // run does it
 		OnUsageError:          onUsageError,
@@ -108,8 +109,17 @@ func arrange(app *cli.App, args []string) []string {
 	if cmd == nil {
 		return args
 	}
+	words := 2 // the subcommand, and its own
+	for len(args) > words && cmd.Subcommands != nil {
+		i := slices.IndexFunc(cmd.Subcommands, func(sub *cli.Command) bool { return sub.Name == args[words] })
+		if i < 0 {
+			break
+		}
+		cmd = cmd.Subcommands[i]
+		words++
+	}
 	var flags, operands []string
-	for rest := args[2:]; len(rest) > 0; rest = rest[1:] {
+	for rest := args[words:]; len(rest) > 0; rest = rest[1:] {
 		a := rest[0]
 		switch {
 		case a == "--":
@@ -121,14 +131,17 @@ func arrange(app *cli.App, args []string) []string {
 			flags = append(flags, a)
 			if takesValue(cmd, a) {
 				if len(rest) == 1 {
-					return append(slices.Clone(args[:2]), flags...) // the parser says what is missing
+					return append(slices.Clone(args[:words]), flags...) // the parser says what is missing
 				}
 				flags = append(flags, rest[1])
 				rest = rest[1:]
 			}
 		}
 	}
-	out := append(slices.Clone(args[:2]), flags...)
+	out := append(slices.Clone(args[:words]), flags...)
+	if len(operands) == 0 {
+		return out
+	}
 	return append(append(out, "--"), operands...)
 }
 

@@ -35,7 +35,7 @@ func mountCommand() *cli.Command {
 				return err
 			}
 			if opt.logFile == "" {
-				opt.logFile = filepath.Join(opt.data, logDir, "pillarbox.log")
+				opt.logFile = filepath.Join(opt.data+opt.conf, logDir, "pillarbox.log")
 			} else if opt.logFile, err = filepath.Abs(opt.logFile); err != nil {
 				return fmt.Errorf("log file: %w", err)
 			}
@@ -52,7 +52,11 @@ func mountCommand() *cli.Command {
 
 // args are the arguments of up that mean the same.
 func (o *upOptions) args() []string {
-	args := []string{"up", "--data", o.data, "--log-format", o.logFormat, "--log-file", o.logFile}
+	store := []string{"--data", o.data}
+	if o.conf != "" {
+		store = []string{"--conf", o.conf}
+	}
+	args := append(append([]string{"up"}, store...), "--log-format", o.logFormat, "--log-file", o.logFile)
 	if o.volumeDepth != 0 {
 		args = append(args, "--volume-depth", strconv.Itoa(o.volumeDepth))
 	}

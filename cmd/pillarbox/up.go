@@ -22,6 +22,7 @@ import (
 // upOptions are those of up and mount, checked.
 type upOptions struct {
 	data, point string // absolute and resolved
+	conf        string // of a cluster's client, instead of data
 
 	volumeDepth       int // 0: not said
 	dirSync, nonempty bool
@@ -36,6 +37,7 @@ const defaultVolumeDepth = 2
 func upFlags() []cli.Flag {
 	return append([]cli.Flag{
 		&cli.StringFlag{Name: "data", Usage: "`DIR` that holds the store; made if missing"},
+		&cli.StringFlag{Name: "conf", Usage: "instead of --data: `DIR` with the credentials of a cluster's client ('pillarbox join')"},
 		&cli.IntFlag{Name: "volume-depth", Usage: "of a new store: accounts are the directories `N` levels below the mount point (default: 2, /<domain>/<user>)"},
 		&cli.BoolFlag{Name: "dirsync", Usage: "make every rename, unlink, create and chmod wait until it is on stable storage"},
 		&cli.BoolFlag{Name: "nonempty", Usage: "mount over a directory that is not empty"},
@@ -73,6 +75,10 @@ func upCommand() *cli.Command {
 
 func greet(w io.Writer, opt upOptions, d *dataDir) error {
 	point, data := shellQuote(opt.point), shellQuote(opt.data)
+	if d == nil {
+		_, err := fmt.Fprintf(w, "Pillarbox is up: the cluster's mail is in %s. Ctrl-C flushes, unmounts and ends.\n", point)
+		return err
+	}
 	_, err := fmt.Fprintf(w, `Pillarbox is up: the mail lives in %[1]s
 (store %[2]s in %[3]s; accounts are directories %[4]d levels deep)
 
@@ -108,6 +114,9 @@ type upHooks struct {
 
 // up serves the store until a signal or an unmount ends it.
 func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (err error) {
+	if opt.conf != "" {
+		return upCluster(ctx, opt, log, hooks)
+	}
 	d, dead, err := prepare(opt)
 	if d != nil {
 		defer func() { err = errors.Join(err, d.release()) }()
@@ -246,7 +255,7 @@ func start(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger, sig
 func parseUp(c *cli.Context) (upOptions, error) {
 	opt := upOptions{
 		volumeDepth: c.Int("volume-depth"), dirSync: c.Bool("dirsync"), nonempty: c.Bool("nonempty"),
-		debug: c.Bool("debug"), logFormat: c.String("log-format"), logFile: c.String("log-file"), data: c.String("data"),
+		debug: c.Bool("debug"), logFormat: c.String("log-format"), logFile: c.String("log-file"), data: c.String("data"), conf: c.String("conf"),
 	}
 	if c.IsSet("volume-depth") && opt.volumeDepth == 0 {
 		opt.volumeDepth = -1 // refused below
@@ -265,8 +274,8 @@ func parseUp(c *cli.Context) (upOptions, error) {
 	if len(args) == 2 {
 		opt.data = trimSource(args[0])
 	}
-	if opt.data == "" {
-		return opt, usageError("pillarbox %s needs --data DIR, the directory that holds the store", c.Command.Name)
+	if (opt.data == "") == (opt.conf == "") {
+		return opt, usageError("pillarbox %s needs --data DIR, the directory that holds the store, or --conf DIR for a cluster's", c.Command.Name)
 	}
 	if opt.volumeDepth < 0 || opt.volumeDepth > objstore.MaxVolumeDepth {
 		return opt, usageError("--volume-depth: must be 1 to %d", objstore.MaxVolumeDepth)
@@ -274,7 +283,11 @@ func parseUp(c *cli.Context) (upOptions, error) {
 	if _, err := newLog(io.Discard, opt.logFormat, opt.debug); err != nil {
 		return opt, err
 	}
-	if opt.data, err = absolute(opt.data); err != nil {
+	if opt.conf != "" {
+		if opt.conf, err = absolute(opt.conf); err != nil {
+			return opt, failure(exitFailure, "%w", err)
+		}
+	} else if opt.data, err = absolute(opt.data); err != nil {
 		return opt, failure(exitFailure, "%w", err)
 	}
 	if opt.point, err = absolute(args[len(args)-1]); err != nil {

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"pillarbox/mon"
+	"pillarbox/objstore"
+)
+
+func adminFlags(more ...cli.Flag) []cli.Flag {
+	return append([]cli.Flag{confFlag(), &cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT` of the answer: text or json"}}, more...)
+}
+
+// give sends a command to the monitors and shows the answer.
+func give(c *cli.Context, words []string, options map[string]string, answer any, text func(io.Writer) error) error {
+	format := c.String("format")
+	if format != "text" && format != "json" {
+		return usageError("format %q: must be text or json", format)
+	}
+	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: slog.LevelError}))
+	self, err := openMember(c.String("conf"), log)
+	if err != nil {
+		return err
+	}
+	defer self.mons.Close()
+	if err := self.mons.Command(c.Context, words, options, answer); err != nil {
+		return err
+	}
+	if format == "json" {
+		enc := json.NewEncoder(c.App.Writer)
+		enc.SetIndent("", "  ")
+		return enc.Encode(answer)
+	}
+	return text(c.App.Writer)
+}
+
+// changing is a subcommand that changes the map: its words go to the monitors
+// as they are.
+func changing(words, usage, args string, flags ...cli.Flag) *cli.Command {
+	name := words[strings.LastIndexByte(words, ' ')+1:]
+	return &cli.Command{
+		Name: name, Usage: usage, ArgsUsage: args, Flags: adminFlags(flags...),
+		Action: func(c *cli.Context) error {
+			options := map[string]string{}
+			if c.Bool("force") {
+				options["force"] = "true"
+			}
+			var done mon.Changed
+			return give(c, append(strings.Fields(words), c.Args().Slice()...), options, &done, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "done; epoch %d\n", done.Epoch)
+				return err
+			})
+		},
+	}
+}
+
+func forceFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "force", Usage: "do it although data may be lost"}
+}
+
+func osdAdminCommands() []*cli.Command {
+	return []*cli.Command{
+		{Name: "tree", Usage: "show racks, hosts and OSDs", Flags: adminFlags(), Action: func(c *cli.Context) error { return giveStatus(c, writeTree) }},
+		{Name: "df", Usage: "show how full each OSD is", Flags: adminFlags(), Action: func(c *cli.Context) error { return giveStatus(c, writeOSDDF) }},
+		changing("osd in", "place data on OSDs (again)", "OSD..."),
+		changing("osd out", "bring the data of OSDs elsewhere", "OSD..."),
+		changing("osd down", "mark OSDs down; a live one comes up again", "OSD..."),
+		changing("osd reweight", "let an OSD take a part of its share, 0 to 1", "OSD PART"),
+		changing("osd rm", "forget an OSD that is down and out", "OSD", forceFlag()),
+		{Name: "crush", Usage: "change where OSDs stand and what they weigh", Subcommands: []*cli.Command{
+			changing("osd crush reweight", "set an OSD's weight", "OSD WEIGHT"),
+			changing("osd crush move", "move an OSD", "OSD host=NAME rack=NAME"),
+		}},
+	}
+}
+
+func clusterCommands() []*cli.Command {
+	return []*cli.Command{
+		changing("set", "set a flag: noout, nodown, noscrub, norecover, norebalance", "FLAG"),
+		changing("unset", "take a flag back", "FLAG"),
+		{Name: "pool", Usage: "look after pools", Subcommands: []*cli.Command{
+			changing("pool set", "change size, min_size or failure_domain", "POOL WHAT VALUE", forceFlag()),
+			{Name: "ls", Usage: "list the pools", Flags: adminFlags(), Action: func(c *cli.Context) error { return giveStatus(c, writePools) }},
+		}},
+		{Name: "token", Usage: "make one-time tokens to join with", Subcommands: []*cli.Command{{
+			Name: "create", Usage: "make a token for an OSD, a client or an admin", ArgsUsage: "osd | client client.NAME | admin",
+			Flags: adminFlags(&cli.StringFlag{Name: "ttl", Value: "1h", Usage: "`TIME` it can be used"}),
+			Action: func(c *cli.Context) error {
+				var t struct {
+					Token   string `json:"token"`
+					Expires string `json:"expires"`
+				}
+				return give(c, append([]string{"token", "create"}, c.Args().Slice()...), map[string]string{"ttl": c.String("ttl")}, &t, func(w io.Writer) error {
+					_, err := fmt.Fprintln(w, t.Token)
+					return err
+				})
+			},
+		}}},
+		{Name: "health", Usage: "say what is wrong with the cluster; exits with 1 unless all is well", ArgsUsage: "[detail]", Flags: adminFlags(), Action: health},
+		{Name: "cluster", Usage: "show the cluster at a glance", Flags: adminFlags(), Action: func(c *cli.Context) error { return giveStatus(c, writeCluster) }},
+	}
+}
+
+func giveStatus(c *cli.Context, text func(io.Writer, *mon.Status) error) error {
+	if _, err := operands(c); err != nil {
+		return err
+	}
+	var st mon.Status
+	return give(c, []string{"status"}, nil, &st, func(w io.Writer) error { return text(w, &st) })
+}
+
+func health(c *cli.Context) error {
+	detail := c.Args().First() == "detail"
+	if c.NArg() > 1 || c.NArg() == 1 && !detail {
+		return usageError("pillarbox health takes at most the word detail")
+	}
+	var st mon.Status
+	err := give(c, []string{"status"}, nil, &st, func(w io.Writer) error { return writeHealth(w, &st, detail) })
+	if err == nil && st.Health != mon.HealthOK {
+		return failure(exitFailure, "%s", st.Health)
+	}
+	return err
+}
+
+func writeHealth(w io.Writer, st *mon.Status, detail bool) error {
+	if _, err := fmt.Fprintln(w, st.Health); err != nil {
+		return err
+	}
+	for _, ch := range st.Checks {
+		if _, err := fmt.Fprintf(w, "%s %s: %s\n", strings.TrimPrefix(ch.Severity, "HEALTH_"), ch.Code, ch.Summary); err != nil {
+			return err
+		}
+		if !detail {
+			continue
+		}
+		for _, line := range ch.Detail {
+			if _, err := fmt.Fprintf(w, "    %s\n", line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func writeCluster(w io.Writer, st *mon.Status) error {
+	up, in, leads, groups := 0, 0, 0, 0
+	for _, o := range st.OSDs {
+		if o.Up {
+			up++
+		}
+		if o.In {
+			in++
+		}
+		if o.Report != nil {
+			leads += o.Report.Leads
+			groups += o.Report.Groups
+		}
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(tw, "id\t%s\n", st.FSID)
+	fmt.Fprintf(tw, "health\t%s\n", st.Health)
+	for _, ch := range st.Checks {
+		fmt.Fprintf(tw, "\t%s: %s\n", ch.Code, ch.Summary)
+	}
+	fmt.Fprintf(tw, "mon\t%d in the map, epoch %d\n", len(st.Mons), st.Epoch)
+	fmt.Fprintf(tw, "osd\t%d: %d up, %d in\n", len(st.OSDs), up, in)
+	fmt.Fprintf(tw, "pgs\t%d replicas, %d led\n", groups, leads)
+	fmt.Fprintf(tw, "space\t%s, %s free (raw)\n", humanize.IBytes(st.Total), humanize.IBytes(st.Free))
+	return tw.Flush()
+}
+
+func upDown(o mon.OSDStatus) string {
+	s := "down"
+	if o.Up {
+		s = "up"
+	}
+	if o.In {
+		return s + ", in"
+	}
+	return s + ", out"
+}
+
+func reweight(o objstore.OSDInfo) float64 {
+	switch {
+	case !o.In:
+		return 0
+	case o.Reweight == 0:
+		return 1
+	}
+	return o.Reweight
+}
+
+func writeTree(w io.Writer, st *mon.Status) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "ID\tWEIGHT\tNAME\tSTATUS\tREWEIGHT")
+	osds := slices.Clone(st.OSDs)
+	slices.SortStableFunc(osds, func(a, b mon.OSDStatus) int {
+		return strings.Compare(a.Rack+"\x00"+a.Host, b.Rack+"\x00"+b.Host)
+	})
+	weight := func(match func(mon.OSDStatus) bool) (sum float64) {
+		for _, o := range osds {
+			if match(o) {
+				sum += o.Weight
+			}
+		}
+		return sum
+	}
+	fmt.Fprintf(tw, "\t%.5f\troot default\t\t\n", weight(func(mon.OSDStatus) bool { return true }))
+	rack, host := "\x00", "\x00"
+	for _, o := range osds {
+		indent := "  "
+		if o.Rack != rack {
+			rack, host = o.Rack, "\x00"
+			if rack != "" {
+				fmt.Fprintf(tw, "\t%.5f\t  rack %s\t\t\n", weight(func(p mon.OSDStatus) bool { return p.Rack == rack }), rack)
+			}
+		}
+		if rack != "" {
+			indent = "    "
+		}
+		if o.Host != host {
+			host = o.Host
+			fmt.Fprintf(tw, "\t%.5f\t%shost %s\t\t\n", weight(func(p mon.OSDStatus) bool { return p.Rack == rack && p.Host == host }), indent, host)
+		}
+		fmt.Fprintf(tw, "%d\t%.5f\t%s  osd.%d\t%s\t%.5f\n", o.ID, o.Weight, indent, o.ID, upDown(o), reweight(o.OSDInfo))
+	}
+	return tw.Flush()
+}
+
+func writeOSDDF(w io.Writer, st *mon.Status) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(tw, "%s\n", "ID\tWEIGHT\tREWEIGHT\tSIZE\tFREE\tUSE %\tPGS\tLEADS\tSTATUS\t")
+	for _, o := range st.OSDs {
+		r := o.Report
+		if r == nil {
+			r = &mon.Report{}
+		}
+		use := 0.0
+		if r.Total > 0 {
+			use = 100 * (1 - float64(r.Free)/float64(r.Total))
+		}
+		fmt.Fprintf(tw, "%d\t%.5f\t%.5f\t%s\t%s\t%.1f\t%d\t%d\t%s\t\n", o.ID, o.Weight, reweight(o.OSDInfo), humanize.IBytes(r.Total), humanize.IBytes(r.Free), use, r.Groups, r.Leads, upDown(o))
+	}
+	return tw.Flush()
+}
+
+func writePools(w io.Writer, st *mon.Status) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "ID\tNAME\tKIND\tSIZE\tMIN_SIZE\tPGS\tFAILURE DOMAIN")
+	for _, p := range st.Pools {
+		fmt.Fprintf(tw, "%d\t%s\t%s\t%d\t%d\t%d\t%s\n", p.ID, p.Name, p.Kind, p.Size, p.MinSize, p.PGs, p.Domain())
+	}
+	return tw.Flush()
+}

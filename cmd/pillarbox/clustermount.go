@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"pillarbox/cachefs"
+	"pillarbox/objstore"
+	"pillarbox/objstore/client"
+	"pillarbox/osd/osdrpc"
+)
+
+// upCluster mounts a cluster's store until a signal or an unmount ends it.
+func upCluster(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) error {
+	dead, err := checkMountpoint(opt.point, opt.nonempty)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(checkFuse(), hooks.locked()); err != nil {
+		return err
+	}
+	if dead {
+		if err := clearDead(opt.point, log); err != nil {
+			return err
+		}
+	}
+	signal.Ignore(unix.SIGPIPE)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(signals)
+
+	s, err := openClusterStack(ctx, opt, log)
+	if err != nil {
+		return err
+	}
+	if err := s.mountAt(ctx, opt.point, opt.conf, opt, log); err != nil {
+		return errors.Join(err, s.close())
+	}
+	if err := hooks.ready(nil); err != nil {
+		return errors.Join(err, shutdown(s, opt, log, signals))
+	}
+	log.Info("serving", "mountpoint", opt.point, "fsid", s.cmap.FSID)
+	select {
+	case sig := <-signals:
+		log.Info("ending: flushing and unmounting", "signal", sig.String())
+	case <-s.mount.Done():
+		log.Info("ending: the mount was taken down from outside", "mountpoint", opt.point)
+	}
+	return shutdown(s, opt, log, signals)
+}
+
+// openClusterStack opens the store of a cluster that this host is a client of.
+func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *stack, err error) {
+	self, err := openMember(opt.conf, log)
+	if err != nil {
+		return nil, err
+	}
+	s := &stack{}
+	defer func() {
+		if err != nil {
+			err = withCode(errors.Join(err, s.close()))
+		}
+	}()
+	s.closers = append(s.closers, self.mons.Close)
+	if s.cmap, err = self.mons.Map(ctx); err != nil {
+		return nil, err
+	}
+	if s.cmap.FSID != self.conf.FSID {
+		return nil, failure(exitForeign, "%s belongs to cluster %s, the monitors to %s", opt.conf, self.conf.FSID, s.cmap.FSID)
+	}
+	conns := osdrpc.NewConns(osdrpc.Options{Self: -1, TLS: self.tls, Log: log})
+	s.closers = append(s.closers, conns.Close)
+	if err := conns.SetMap(s.cmap); err != nil {
+		return nil, err
+	}
+	session, err := self.mons.NewSession(ctx)
+	if err != nil {
+		return nil, err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("name of this host: %w", err)
+	}
+	if s.client, err = client.New(ctx, s.cmap, session, conns, client.Options{Log: log, Host: host}); err != nil {
+		return nil, err
+	}
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		self.mons.Watch(watching, func(m *objstore.Map) {
+			if err := conns.SetMap(m); err != nil {
+				log.Error("take in the cluster map", "epoch", m.Epoch, "err", err)
+			}
+			s.client.SetMap(m)
+		})
+	}()
+	s.closers = append(s.closers, func() error { stop(); <-ended; return nil })
+	s.fs, err = cachefs.New(s.client, cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx})
+	return s, err
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"pillarbox/mon"
+	"pillarbox/mon/monrpc"
+	"pillarbox/mon/pki"
+	"pillarbox/objstore"
+)
+
+func initCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "init",
+		Usage: "make a new cluster: its id, its certificate authority and its first monitor",
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "data", Required: true, Usage: "`DIR` of the monitor; made"},
+			&cli.StringFlag{Name: "addr", Required: true, Usage: "`HOST:PORT` where the monitor serves"},
+			&cli.StringFlag{Name: "name", Value: "a", Usage: "`NAME` of the monitor"},
+			&cli.IntFlag{Name: "volume-depth", Value: defaultVolumeDepth, Usage: "accounts are the directories `N` levels below the mount point; for life"},
+			confFlag(),
+		}, logFlags()...),
+		Action: func(c *cli.Context) error {
+			if _, err := operands(c); err != nil {
+				return err
+			}
+			log, err := newLog(c.App.ErrWriter, c.String("log-format"), c.Bool("debug"))
+			if err != nil {
+				return err
+			}
+			return initCluster(c, log)
+		},
+	}
+}
+
+func checkAddr(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" || port == "" {
+		return usageError("--addr %q: must be HOST:PORT, as others reach it", addr)
+	}
+	return nil
+}
+
+func initCluster(c *cli.Context, log *slog.Logger) (err error) {
+	dir, conf, addr := c.String("data"), c.String("conf"), c.String("addr")
+	id := pki.Identity{Role: pki.Mon, Name: "mon." + c.String("name")}
+	if err := errors.Join(checkAddr(addr), id.Check()); err != nil {
+		return usageError("%w", err)
+	}
+	for _, d := range []string{dir, conf} {
+		if err := unusedConf(d); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, monDir)); err == nil {
+		return failure(exitForeign, "%s holds a monitor already", dir)
+	}
+	m, err := mon.Open(c.Context, mon.Options{Dir: filepath.Join(dir, monDir), Cluster: true, VolumeDepth: c.Int("volume-depth"), Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	if err := m.Announce(c.Context, objstore.MonInfo{Name: c.String("name"), Addr: addr}); err != nil {
+		return err
+	}
+	cm, err := m.Map(c.Context)
+	if err != nil {
+		return err
+	}
+	for _, who := range []struct {
+		id  pki.Identity
+		dir string
+	}{{id, dir}, {pki.Identity{Role: pki.Admin, Name: "admin"}, conf}} {
+		creds, err := m.Issue(c.Context, who.id)
+		if err != nil {
+			return err
+		}
+		if err := creds.Save(who.dir); err != nil {
+			return err
+		}
+		cc := &clusterConf{FSID: cm.FSID, Name: who.id.Name, Mons: []string{addr}}
+		if who.id.Role == pki.Mon {
+			cc.Addr = addr
+		}
+		if err := cc.save(who.dir); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(c.App.Writer, `Cluster %[1]s is made; the admin's credentials are in %[2]s.
+
+Next, on this machine:      pillarbox mon --data %[3]s
+and then, for each disk:    pillarbox token create osd --conf %[2]s
+on the disk's machine:      pillarbox osd --data /DISK --addr HOST:PORT --token TOKEN
+for each mail host:         pillarbox token create client client.NAME --conf %[2]s
+on the mail host:           pillarbox join TOKEN && pillarbox mount --conf %[4]s /mail
+`, cm.FSID, shellQuote(conf), shellQuote(dir), defaultConf)
+	return err
+}
+
+func monCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "mon",
+		Usage: "run a monitor, until Ctrl-C",
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "data", Required: true, Usage: "`DIR` of the monitor, as 'pillarbox init' made it"},
+			&cli.DurationFlag{Name: "out-after", Value: mon.OutAfter, Usage: "`TIME` that an OSD is down before its data are brought elsewhere"},
+		}, logFlags()...),
+		Action: func(c *cli.Context) error {
+			if _, err := operands(c); err != nil {
+				return err
+			}
+			log, err := newLog(c.App.ErrWriter, c.String("log-format"), c.Bool("debug"))
+			if err != nil {
+				return err
+			}
+			return untilSignal(c.Context, log, func(ctx context.Context) error {
+				return runMon(ctx, c.String("data"), mon.Options{OutAfter: c.Duration("out-after"), Log: log}, log)
+			})
+		},
+	}
+}
+
+// untilSignal runs a daemon until a signal ends its context.
+func untilSignal(ctx context.Context, log *slog.Logger, run func(context.Context) error) error {
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	err := run(ctx)
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		log.Info("ended by a signal")
+		return nil
+	}
+	return err
+}
+
+func runMon(ctx context.Context, dir string, opt mon.Options, log *slog.Logger) (err error) {
+	conf, err := readConf(dir)
+	if err != nil {
+		return err
+	}
+	lock := &dataDir{path: dir}
+	if err := lock.takeLock(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.release()) }()
+	creds, err := pki.Load(dir)
+	if err != nil {
+		return err
+	}
+	cfg, err := creds.TLS()
+	if err != nil {
+		return err
+	}
+	opt.Dir, opt.FSID = filepath.Join(dir, monDir), conf.FSID
+	m, err := mon.Open(ctx, opt)
+	if err != nil {
+		return withCode(err)
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	l, err := net.Listen("tcp", conf.Addr)
+	if err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	s := monrpc.NewServer(m, cfg, log)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.Serve(l) })
+	g.Go(func() error { return m.Judge(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		s.Stop()
+		return nil
+	})
+	log.Info("serving", "name", conf.Name, "addr", conf.Addr, "fsid", conf.FSID)
+	return g.Wait()
+}

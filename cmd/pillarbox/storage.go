@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"pillarbox/mon"
+	"pillarbox/mon/pki"
+	"pillarbox/objstore"
+	"pillarbox/osd"
+	"pillarbox/osd/osdrpc"
+)
+
+const osdData = "osd" // in an OSD's directory
+
+// osdOptions are those of the daemon.
+type osdOptions struct {
+	dir, addr, token string
+	host, rack       string
+	weight           float64
+}
+
+func osdCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "osd",
+		Usage: "run an object storage daemon, until Ctrl-C; with a subcommand: look after OSDs",
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "data", Usage: "`DIR` on the OSD's disk; made if missing"},
+			&cli.StringFlag{Name: "addr", Usage: "`HOST:PORT` where the OSD serves, as others reach it"},
+			&cli.StringFlag{Name: "token", Usage: "one-time `TOKEN` to join with, at the first start", EnvVars: []string{"PILLARBOX_TOKEN"}},
+			&cli.StringFlag{Name: "host", Usage: "`NAME` of the machine, for the failure domains (default: its host name)"},
+			&cli.StringFlag{Name: "rack", Usage: "`NAME` of the rack"},
+			&cli.Float64Flag{Name: "weight", Usage: "share of the data (default: the disk's size in TiB)"},
+		}, logFlags()...),
+		Subcommands: osdAdminCommands(),
+		Action: func(c *cli.Context) error {
+			if _, err := operands(c); err != nil {
+				return err
+			}
+			opt := osdOptions{c.String("data"), c.String("addr"), c.String("token"), c.String("host"), c.String("rack"), c.Float64("weight")}
+			if opt.dir == "" {
+				return usageError("pillarbox osd needs --data DIR")
+			}
+			log, err := newLog(c.App.ErrWriter, c.String("log-format"), c.Bool("debug"))
+			if err != nil {
+				return err
+			}
+			return untilSignal(c.Context, log, func(ctx context.Context) error { return runOSD(ctx, opt, log) })
+		},
+	}
+}
+
+// runOSD joins the cluster if need be, and serves.
+func runOSD(ctx context.Context, opt osdOptions, log *slog.Logger) (err error) {
+	if err := os.MkdirAll(opt.dir, 0o700); err != nil {
+		return err
+	}
+	lock := &dataDir{path: opt.dir}
+	if err := lock.takeLock(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.release()) }()
+	if err := firstStart(ctx, opt); err != nil {
+		return err
+	}
+	self, err := openMember(opt.dir, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, self.mons.Close()) }()
+	if self.conf.OSD == nil {
+		return failure(exitForeign, "%s belongs to %s, which is no OSD", opt.dir, self.conf.Name)
+	}
+	if opt.addr != "" && opt.addr != self.conf.Addr {
+		self.conf.Addr = opt.addr
+		if err := self.conf.save(opt.dir); err != nil {
+			return err
+		}
+	}
+	if err := checkAddr(self.conf.Addr); err != nil {
+		return err
+	}
+	return self.serveOSD(ctx, log)
+}
+
+// firstStart trades the token of an OSD that has not joined yet.
+func firstStart(ctx context.Context, opt osdOptions) error {
+	err := unusedConf(opt.dir)
+	if err != nil {
+		return nil // it has joined
+	}
+	if opt.token == "" {
+		return usageError("%s has not joined a cluster: --token is needed; 'pillarbox token create osd' makes one", opt.dir)
+	}
+	t, err := pki.ParseToken(opt.token)
+	if err != nil {
+		return usageError("%w", err)
+	}
+	if err := checkAddr(opt.addr); err != nil {
+		return err
+	}
+	o := objstore.OSDInfo{UUID: mon.NewFSID(), Host: opt.host, Rack: opt.rack, Weight: opt.weight}
+	if o.Host == "" {
+		if o.Host, err = os.Hostname(); err != nil {
+			return err
+		}
+	}
+	if o.Weight == 0 {
+		var st unix.Statfs_t
+		if err := unix.Statfs(opt.dir, &st); err != nil {
+			return fmt.Errorf("size of the disk of %s: %w", opt.dir, err)
+		}
+		o.Weight = max(float64(st.Blocks)*float64(st.Bsize)/(1<<40), 0.001)
+	}
+	_, err = joinCluster(ctx, opt.dir, t, o, &clusterConf{Addr: opt.addr})
+	return err
+}
+
+// serveOSD announces the OSD and serves until ctx ends.
+func (self *member) serveOSD(ctx context.Context, log *slog.Logger) (err error) {
+	id := *self.conf.OSD
+	l, err := net.Listen("tcp", self.conf.Addr)
+	if err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	defer l.Close()
+	m, err := self.mons.Boot(ctx, objstore.OSDInfo{ID: id, UUID: self.conf.UUID, Addr: self.conf.Addr})
+	if err != nil {
+		return err
+	}
+	founder := m.Founder == self.conf.UUID && !self.conf.Founded
+	var o *osd.OSD
+	conns := osdrpc.NewConns(osdrpc.Options{Self: id, TLS: self.tls, Log: log, OnLost: func(peer int) {
+		if o != nil {
+			o.PeerLost(peer)
+		}
+	}})
+	defer func() { err = errors.Join(err, conns.Close()) }()
+	o, err = osd.Open(ctx, osd.Options{Dir: filepath.Join(self.dir, osdData), ID: id, Map: m, Log: log, Peers: conns, Founder: founder})
+	if err != nil {
+		return withCode(err)
+	}
+	defer func() { err = errors.Join(err, wrap("close the OSD", o.Close())) }()
+	if founder {
+		self.conf.Founded = true
+		if err := self.conf.save(self.dir); err != nil {
+			return err
+		}
+	}
+	if err := conns.SetMap(m); err != nil {
+		return err
+	}
+	s, err := osdrpc.NewServer(o, osdrpc.ServerOptions{TLS: self.tls, Log: log, Heard: conns.Retry})
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.Serve(l) })
+	g.Go(func() error {
+		self.mons.Watch(ctx, func(m *objstore.Map) {
+			if err := errors.Join(conns.SetMap(m), o.SetMap(m)); err != nil {
+				log.Error("take in the cluster map", "epoch", m.Epoch, "err", err)
+			}
+			if me := m.OSD(id); me != nil && !me.Up { // marked down by mistake
+				if _, err := self.mons.Boot(ctx, objstore.OSDInfo{ID: id, UUID: self.conf.UUID, Addr: self.conf.Addr}); err != nil {
+					log.Warn("announce again", "err", err)
+				}
+			}
+		})
+		return nil
+	})
+	g.Go(func() error {
+		self.mons.Beat(ctx, func() mon.Report { return reportOf(ctx, o) })
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		s.Stop()
+		return nil
+	})
+	log.Info("serving", "osd", id, "addr", self.conf.Addr, "fsid", self.conf.FSID)
+	return g.Wait()
+}
+
+// reportOf is what an OSD tells the monitors.
+func reportOf(ctx context.Context, o *osd.OSD) mon.Report {
+	st := o.Stats()
+	r := mon.Report{Groups: st.Groups, Leads: st.Leads, Degraded: st.Degraded}
+	if total, free, err := o.Space(ctx); err == nil {
+		r.Total, r.Free = total, free
+	}
+	return r
+}

@@ -1,0 +1,144 @@
+package mon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"pillarbox/objstore"
+)
+
+// Status is the cluster at a glance.
+type Status struct {
+	FSID   string             `json:"fsid"`
+	Epoch  uint64             `json:"epoch"`
+	Health string             `json:"health"` // HEALTH_OK, HEALTH_WARN or HEALTH_ERR
+	Checks []HealthCheck      `json:"checks"`
+	Mons   []objstore.MonInfo `json:"mons"`
+	OSDs   []OSDStatus        `json:"osds"`
+	Pools  []objstore.Pool    `json:"pools"`
+	Flags  []string           `json:"flags,omitempty"`
+	Total  uint64             `json:"total_bytes"`
+	Free   uint64             `json:"free_bytes"`
+}
+
+// HealthCheck is one thing that is not as it should be. Codes are stable.
+type HealthCheck struct {
+	Code     string   `json:"code"`
+	Severity string   `json:"severity"` // HEALTH_WARN or HEALTH_ERR
+	Summary  string   `json:"summary"`
+	Detail   []string `json:"detail,omitempty"`
+}
+
+// OSDStatus is an OSD as the map has it, with its last report.
+type OSDStatus struct {
+	objstore.OSDInfo
+	Report *Report `json:"report,omitempty"` // nil: it is not there
+}
+
+// The severities of health.
+const (
+	HealthOK   = "HEALTH_OK"
+	HealthWarn = "HEALTH_WARN"
+	HealthErr  = "HEALTH_ERR"
+)
+
+// Parts of a disk in use from which on an OSD is called near full or full.
+const (
+	nearFullRatio = 0.85
+	fullRatio     = 0.95
+)
+
+func (m *Monitor) cmdStatus(ctx context.Context, _ []string, _ map[string]string) (any, error) {
+	return m.Status(ctx)
+}
+
+// Status looks at the cluster.
+func (m *Monitor) Status(ctx context.Context) (*Status, error) {
+	cm, err := m.Map(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there, err := m.reports(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st := &Status{FSID: cm.FSID, Epoch: cm.Epoch, Mons: cm.Mons, Pools: cm.Pools, Flags: cm.Flags, Checks: []HealthCheck{}}
+	for _, o := range cm.OSDs {
+		s := OSDStatus{OSDInfo: o}
+		if r, ok := there[o.ID]; ok {
+			s.Report = &r
+			st.Total += r.Total
+			st.Free += r.Free
+		}
+		st.OSDs = append(st.OSDs, s)
+	}
+	slices.SortFunc(st.OSDs, func(a, b OSDStatus) int { return a.ID - b.ID })
+	st.check(cm)
+	return st, nil
+}
+
+// check fills in health.
+func (st *Status) check(cm *objstore.Map) {
+	var down, near, full, degraded, moving []string
+	for _, o := range st.OSDs {
+		name := fmt.Sprintf("osd.%d", o.ID)
+		if !o.Up && o.In {
+			down = append(down, name+" on host "+o.Host+" is down")
+		}
+		r := o.Report
+		if r == nil || r.Total == 0 {
+			continue
+		}
+		switch used := 1 - float64(r.Free)/float64(r.Total); {
+		case used >= fullRatio:
+			full = append(full, fmt.Sprintf("%s is %.0f %% full", name, 100*used))
+		case used >= nearFullRatio:
+			near = append(near, fmt.Sprintf("%s is %.0f %% full", name, 100*used))
+		}
+		if r.Degraded > 0 {
+			degraded = append(degraded, fmt.Sprintf("%d placement groups led by %s lack members", r.Degraded, name))
+		}
+		if r.Missing > 0 {
+			moving = append(moving, fmt.Sprintf("%s has %d chunks to bring where they belong", name, r.Missing))
+		}
+	}
+	st.note("OSD_DOWN", HealthWarn, "%d OSDs down", down)
+	st.note("OSD_NEARFULL", HealthWarn, "%d OSDs near full", near)
+	st.note("OSD_FULL", HealthErr, "%d OSDs full", full)
+	st.note("PG_DEGRADED", HealthWarn, "placement groups of %d OSDs degraded", degraded)
+	st.note("CHUNKS_MISPLACED", HealthWarn, "%d OSDs have chunks to move", moving)
+	st.note("OSDMAP_FLAGS", HealthWarn, "%d flags set", st.Flags)
+	var few []string
+	for i := range cm.Pools {
+		p := &cm.Pools[i]
+		short := 0
+		for pg := range uint32(p.PGs) {
+			found := 0
+			for _, id := range cm.Acting(p, pg) {
+				if id >= 0 {
+					found++
+				}
+			}
+			if found < p.Size {
+				short++
+			}
+		}
+		if short > 0 {
+			few = append(few, fmt.Sprintf("pool %s of size %d: %d of %d placement groups find too few failure domains (%s)", p.Name, p.Size, short, p.PGs, p.Domain()))
+		}
+	}
+	st.note("POOL_TOO_FEW_OSDS", HealthWarn, "%d pools have too few OSDs", few)
+	st.Health = HealthOK
+	for _, c := range st.Checks {
+		if st.Health == HealthOK || c.Severity == HealthErr {
+			st.Health = c.Severity
+		}
+	}
+}
+
+func (st *Status) note(code, severity, summary string, detail []string) {
+	if len(detail) > 0 {
+		st.Checks = append(st.Checks, HealthCheck{code, severity, fmt.Sprintf(summary, len(detail)), detail})
+	}
+}
