@@ -32,6 +32,7 @@ func (o *OSD) SetMap(m *objstore.Map) error {
 			break
 		}
 	}
+	kick(o.recovery.now)
 	o.flushMu.Lock()
 	defer o.flushMu.Unlock()
 	if o.flushErr != nil {
@@ -213,11 +214,14 @@ type Stats struct {
 	Groups   int // replicas of placement groups
 	Leads    int // of those, it leads
 	Degraded int // of those it leads, have fewer live members than the map wants
+	Missing  int // replicas of chunks that recovery has found lacking and not made yet
+	Copied   int // replicas of chunks that recovery has made in this run
 }
 
 // Stats counts.
 func (o *OSD) Stats() (s Stats) {
 	m := o.Map()
+	s.Missing, s.Copied = int(o.recovery.missing.Load()), int(o.recovery.copied.Load())
 	for _, g := range o.hosted() {
 		s.Groups++
 		want := len(m.Acting(m.Meta(), g.id))

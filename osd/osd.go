@@ -114,6 +114,7 @@ type OSD struct {
 	flushNow chan struct{}
 	reapNow  chan struct{}
 	reap     reaper
+	recovery recovery
 	settled  chan struct{} // closed when what the last run left is cleared up
 
 	flushMu     sync.Mutex       // one flush at a time
@@ -144,6 +145,7 @@ func Open(ctx context.Context, opt Options) (*OSD, error) {
 		opt: opt, log: opt.Log.With("osd", opt.ID), pending: make(map[*group]struct{}),
 		syncNow: make(chan struct{}, 1), flushNow: make(chan struct{}, 1), reapNow: make(chan struct{}, 1), settled: make(chan struct{}),
 	}
+	o.recovery.now = make(chan struct{}, 1)
 	o.table.init()
 	if opt.Peers == nil {
 		o.table.unnamed = make(map[objstore.ChunkID]struct{})
@@ -173,6 +175,7 @@ func Open(ctx context.Context, opt Options) (*OSD, error) {
 		o.run.Go(func() error { return o.tickLoop(runCtx) })
 		o.run.Go(func() error { return o.pullLoop(runCtx) })
 		o.run.Go(func() error { return o.leaveLoop(runCtx) })
+		o.run.Go(func() error { return o.recoverLoop(runCtx) })
 	}
 	return o, nil
 }

@@ -1,0 +1,398 @@
+package osd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"golang.org/x/sync/errgroup"
+
+	"pillarbox/objstore"
+	"pillarbox/osd/chunkstore"
+)
+
+// Recovery brings pooled chunks where the map wants them. Chunks never change,
+// so that it is copying what is missing: every OSD goes through what it holds,
+// asks the others of each chunk's placement group whether they have it, and the
+// first of the group that has it gives it to those that lack it. An OSD that is
+// not of the group gives its copy up once all who are have theirs. A pass starts
+// when the map changes and once in a while; one that a restart cut short begins
+// anew.
+
+const (
+	recoverEvery   = 10 * time.Minute
+	recoverSettle  = time.Second // changes of the map come in bursts
+	recoverRetry   = 5 * time.Second
+	recoverBatch   = 1000
+	recoverPushes  = 2 // chunks on their way at a time: clients come first
+	recoverTimeout = 20 * time.Second
+)
+
+// recovery is how far it is.
+type recovery struct {
+	now     chan struct{}
+	missing atomic.Int64 // replicas that the pass under way found lacking and has not made yet
+	copied  atomic.Int64 // replicas made in this run
+	bytes   atomic.Int64
+}
+
+func (o *OSD) recoverLoop(ctx context.Context) error {
+	wait := time.NewTimer(recoverSettle)
+	defer wait.Stop()
+	for {
+		select {
+		case <-o.recovery.now:
+			wait.Reset(recoverSettle)
+			continue
+		case <-wait.C:
+		case <-ctx.Done():
+			return nil
+		}
+		next := recoverEvery
+		whole, err := o.recoverPass(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			o.log.Warn("recovery", "err", err)
+		}
+		if err != nil || !whole {
+			next = recoverRetry
+		}
+		wait.Reset(next)
+	}
+}
+
+// recoverPass goes through all pooled chunks once. whole says that all are where
+// they belong, as far as the OSDs that are up can tell.
+func (o *OSD) recoverPass(ctx context.Context) (whole bool, err error) {
+	m := o.Map()
+	pool := m.Data()
+	if m.HasFlag(objstore.FlagNoRecover) || pool.Coding != nil {
+		return true, nil
+	}
+	defer o.recovery.missing.Store(0)
+	whole = true
+	err = o.eachPooled(ctx, func(ids []objstore.ChunkID) error {
+		if o.Map().Epoch != m.Epoch { // begin anew
+			m = o.Map()
+			pool = m.Data()
+			whole = false
+		}
+		done, err := o.recoverSome(ctx, m, pool, ids)
+		whole = whole && done
+		return err
+	})
+	return whole, err
+}
+
+// eachPooled calls fn with the pooled chunks that the OSD holds, some at a time.
+// What comes or goes meanwhile may be left out.
+func (o *OSD) eachPooled(ctx context.Context, fn func([]objstore.ChunkID) error) error {
+	o.files.RLock()
+	defer o.files.RUnlock()
+	if o.filesClosed {
+		return ErrClosed
+	}
+	var ids []objstore.ChunkID
+	o.table.mu.RLock()
+	for id := range o.table.recent {
+		ids = append(ids, id)
+	}
+	for id := range o.table.writing[0] {
+		ids = append(ids, id)
+	}
+	o.table.mu.RUnlock()
+	base, release := o.holdBase()
+	defer release()
+	it := base.txn.NewIterator(badger.IteratorOptions{Prefix: []byte{keyChunk}})
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		id, ok := parseChunkKey(it.Item().Key())
+		if !ok {
+			return fmt.Errorf("chunk key %x: %w", it.Item().Key(), objstore.Corrupt)
+		}
+		if id.Resident() {
+			continue
+		}
+		if ids = append(ids, id); len(ids) >= recoverBatch {
+			if err := errors.Join(ctx.Err(), fn(ids)); err != nil {
+				return err
+			}
+			ids = nil
+		}
+	}
+	for len(ids) > 0 {
+		n := min(len(ids), recoverBatch)
+		if err := errors.Join(ctx.Err(), fn(ids[:n])); err != nil {
+			return err
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
+
+// holdBase is the database as of the last flush, kept readable until release.
+func (o *OSD) holdBase() (base snapshot, release func()) {
+	o.flushMu.Lock()
+	defer o.flushMu.Unlock()
+	ts := o.ts
+	o.holdTS(ts, +1)
+	base = snapshot{txn: o.db.NewTransactionAt(ts, false), chunks: o.chunks}
+	return base, func() {
+		base.txn.Discard()
+		o.holdTS(ts, -1)
+	}
+}
+
+// recoverSome sees to some chunks. whole says that nothing is left to do for them.
+func (o *OSD) recoverSome(ctx context.Context, m *objstore.Map, pool *objstore.Pool, ids []objstore.ChunkID) (whole bool, err error) {
+	self := o.opt.ID
+	acting := make([][]int, len(ids))
+	ask := map[int][]int{} // OSD: indexes of chunks
+	for i, id := range ids {
+		acting[i] = m.Acting(pool, pool.ChunkPG(id))
+		for _, osd := range acting[i] {
+			if osd != self && m.OSD(osd).Up {
+				ask[osd] = append(ask[osd], i)
+			}
+		}
+	}
+	whole = true
+	has := map[int]map[int]bool{}
+	for osd, list := range ask {
+		answer, err := o.askHas(ctx, osd, ids, list)
+		if err != nil {
+			o.log.Debug("recovery: ask for chunks", "peer", osd, "err", err)
+			whole = false
+			continue
+		}
+		has[osd] = answer
+	}
+	type job struct {
+		id objstore.ChunkID
+		to []int
+	}
+	var jobs []job
+	var spare []objstore.ChunkID
+	for i, id := range ids {
+		var lacking []int
+		complete, giver := len(acting[i]) == pool.Size, -1
+		for _, osd := range acting[i] {
+			held, known := osd == self, osd == self
+			if answer := has[osd]; answer != nil {
+				held, known = answer[i], true
+			}
+			complete = complete && held
+			switch {
+			case held && giver < 0:
+				giver = osd
+			case known && !held:
+				lacking = append(lacking, osd)
+			}
+		}
+		mine := slices.Contains(acting[i], self)
+		switch {
+		case complete && !mine:
+			spare = append(spare, id)
+		case len(lacking) > 0 && (giver == self || giver < 0):
+			jobs = append(jobs, job{id, lacking})
+		case !mine:
+			whole = false // others make the replicas; then this one can go
+		}
+	}
+	if len(spare) > 0 && !m.HasFlag(objstore.FlagNoRebalance) {
+		if err := o.table.drop(spare); err != nil {
+			return false, err
+		}
+	}
+	if len(jobs) == 0 {
+		return whole, nil
+	}
+	// Chunks that were removed while an OSD was away must not come back.
+	list := make([]objstore.ChunkID, len(jobs))
+	for i, j := range jobs {
+		list[i] = j.id
+	}
+	wanted, err := o.wantedBy(ctx, m, list)
+	if err != nil {
+		return false, err
+	}
+	for _, j := range jobs {
+		if wanted[j.id] {
+			o.recovery.missing.Add(int64(len(j.to)))
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(recoverPushes)
+	failed := atomic.Bool{}
+	for _, j := range jobs {
+		if !wanted[j.id] {
+			continue
+		}
+		g.Go(func() error {
+			defer o.recovery.missing.Add(-int64(len(j.to)))
+			if err := o.give(ctx, j.id, j.to); err != nil && ctx.Err() == nil {
+				failed.Store(true)
+				o.log.Warn("recovery of a chunk failed; it is tried again", "chunk", j.id.String(), "err", err)
+			}
+			return nil
+		})
+	}
+	g.Wait()
+	return whole && !failed.Load(), nil
+}
+
+// askHas asks an OSD for those of the chunks that list has the indexes of.
+func (o *OSD) askHas(ctx context.Context, osd int, ids []objstore.ChunkID, list []int) (map[int]bool, error) {
+	peer, err := o.opt.Peers.Peer(osd)
+	if err != nil {
+		return nil, err
+	}
+	some := make([]objstore.ChunkID, len(list))
+	for i, at := range list {
+		some[i] = ids[at]
+	}
+	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	has, err := peer.HasChunks(ctx, some)
+	if err != nil {
+		return nil, err
+	}
+	if len(has) != len(some) {
+		return nil, fmt.Errorf("osd.%d answers for %d of %d chunks: %w", osd, len(has), len(some), objstore.Corrupt)
+	}
+	answer := make(map[int]bool, len(list))
+	for i, at := range list {
+		answer[at] = has[i]
+	}
+	return answer, nil
+}
+
+// wantedBy asks the chunks' owners which of them are still named.
+func (o *OSD) wantedBy(ctx context.Context, m *objstore.Map, ids []objstore.ChunkID) (map[objstore.ChunkID]bool, error) {
+	byPG := map[uint32][]objstore.ChunkID{}
+	for _, id := range ids {
+		pg := m.Group(id.Ino.Volume())
+		byPG[pg] = append(byPG[pg], id)
+	}
+	wanted := make(map[objstore.ChunkID]bool, len(ids))
+	for pg, ids := range byPG {
+		answer, err := o.askOwner(ctx, m, pg, ids)
+		if err != nil {
+			return nil, fmt.Errorf("ask placement group %d for %d chunks: %w", pg, len(ids), err)
+		}
+		for i, id := range ids {
+			wanted[id] = answer[i]
+		}
+	}
+	return wanted, nil
+}
+
+func (o *OSD) askOwner(ctx context.Context, m *objstore.Map, pg uint32, ids []objstore.ChunkID) (answer []bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	err = fmt.Errorf("nobody to ask: %w", objstore.Unavailable)
+	for _, osd := range m.Acting(m.Meta(), pg) {
+		var peer Peer = o
+		if osd != o.opt.ID {
+			if peer, err = o.opt.Peers.Peer(osd); err != nil {
+				continue
+			}
+		}
+		if answer, err = peer.WantedChunks(ctx, pg, ids); err == nil && len(answer) == len(ids) {
+			return answer, nil
+		}
+	}
+	return nil, err
+}
+
+// give copies a chunk to OSDs that lack it. A copy here that turns out damaged
+// is made again from another's.
+func (o *OSD) give(ctx context.Context, id objstore.ChunkID, to []int) error {
+	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	data, err := o.FetchChunk(ctx, id)
+	if errors.Is(err, objstore.Corrupt) {
+		data, err = o.heal(ctx, id)
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, osd := range to {
+		peer, err := o.opt.Peers.Peer(osd)
+		if err == nil {
+			err = peer.PutChunk(ctx, id, data)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("osd.%d: %w", osd, err))
+			continue
+		}
+		o.recovery.copied.Add(1)
+		o.recovery.bytes.Add(int64(len(data)))
+	}
+	return errors.Join(errs...)
+}
+
+// heal replaces a damaged copy by another OSD's.
+func (o *OSD) heal(ctx context.Context, id objstore.ChunkID) ([]byte, error) {
+	m := o.Map()
+	err := fmt.Errorf("chunk %v is damaged here, and no other OSD has it: %w", id, objstore.Corrupt)
+	for _, osd := range m.Acting(m.Data(), m.Data().ChunkPG(id)) {
+		if osd == o.opt.ID {
+			continue
+		}
+		peer, perr := o.opt.Peers.Peer(osd)
+		if perr != nil {
+			continue
+		}
+		data, perr := peer.FetchChunk(ctx, id)
+		if perr != nil {
+			continue
+		}
+		if err := o.table.drop([]objstore.ChunkID{id}); err != nil {
+			return nil, err
+		}
+		if err := o.storeChunk(id, data); err != nil {
+			return nil, err
+		}
+		if err := o.chunks.Sync(chunkstore.Pooled); err != nil {
+			return nil, err
+		}
+		o.log.Warn("healed a damaged chunk", "chunk", id.String(), "from", osd)
+		return data, nil
+	}
+	return nil, err
+}
+
+// Scrub reads every pooled chunk and heals those that are damaged from another
+// OSD's copy. It says how many it read, and how many it healed or could not.
+func (o *OSD) Scrub(ctx context.Context) (read, healed, bad int, err error) {
+	err = o.eachPooled(ctx, func(ids []objstore.ChunkID) error {
+		for _, id := range ids {
+			_, err := o.FetchChunk(ctx, id)
+			switch {
+			case errors.Is(err, objstore.Corrupt):
+				if _, err := o.heal(ctx, id); err != nil {
+					bad++
+					o.log.Error("scrub: damaged chunk", "chunk", id.String(), "err", err)
+				} else {
+					healed++
+				}
+			case err != nil && !errors.Is(err, objstore.NotFound):
+				return err
+			}
+			read++
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	return read, healed, bad, err
+}

@@ -1,0 +1,137 @@
+package osd
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+
+	"pillarbox/objstore"
+)
+
+// putOn stores a chunk on some OSDs and names it in a new file.
+func (f *fabric) putOn(vol objstore.VolumeID, n int, osds ...int) (objstore.ChunkID, []byte) {
+	f.t.Helper()
+	res, err := f.apply(objstore.Request{}, objstore.Create{Parent: objstore.VolumeRoot(vol), Name: fmt.Sprint("c", n), Mode: objstore.ModeRegular | 0o600})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	id := objstore.ChunkID{Ino: res.Attr.Ino, Version: 1<<objstore.SessionVersionBits | uint64(n)}
+	data := bytes.Repeat([]byte(fmt.Sprint(n, " ")), 30000)
+	for _, osd := range osds {
+		if err := f.osds[osd].PutChunk(f.t.Context(), id, data); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	_, err = f.apply(objstore.Request{}, objstore.Write{Ino: id.Ino, Size: uint64(len(data)), Extents: []objstore.Extent{{Len: uint32(len(data)), Kind: objstore.Pooled, Chunk: id}}})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return id, data
+}
+
+func (f *fabric) has(osd int, ids ...objstore.ChunkID) (n int) {
+	f.t.Helper()
+	has, err := f.osds[osd].HasChunks(f.t.Context(), ids)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, h := range has {
+		if h {
+			n++
+		}
+	}
+	return n
+}
+
+func TestRecoveryCopiesWhatIsMissingAndWanted(t *testing.T) {
+	f := newFabric(t, 3)
+	f.eventually("three voters everywhere", f.whole)
+	f.makeVolumes(0, 1, 2)
+	var ids []objstore.ChunkID
+	bodies := map[objstore.ChunkID][]byte{}
+	for i := range 40 {
+		on := []int{i % 3, (i + 1) % 3}
+		if i%2 == 0 {
+			on = on[:1]
+		}
+		id, data := f.putOn(objstore.VolumeID(1+i%2), i, on...)
+		ids, bodies[id] = append(ids, id), data
+	}
+	unnamed := objstore.ChunkID{Ino: ids[0].Ino, Index: 7, Version: 5}
+	if err := f.osds[0].PutChunk(t.Context(), unnamed, []byte("never named")); err != nil {
+		t.Fatal(err)
+	}
+	f.setMap(func(*objstore.Map) {})
+	f.eventually("every chunk on every OSD", func() bool {
+		return f.has(0, ids...)+f.has(1, ids...)+f.has(2, ids...) == 3*len(ids)
+	})
+	for id, want := range bodies {
+		for osd := range 3 {
+			got, err := f.osds[osd].FetchChunk(t.Context(), id)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("osd.%d, chunk %v: %d bytes, %v", osd, id, len(got), err)
+			}
+		}
+	}
+	if f.has(1, unnamed)+f.has(2, unnamed) != 0 {
+		t.Error("a chunk that nothing names was copied")
+	}
+}
+
+func TestChunksMoveWhenAnOSDGoesOut(t *testing.T) {
+	f := newFabric(t, 4)
+	f.eventually("three voters everywhere", f.whole)
+	f.makeVolumes(0, 1)
+	pool := f.m.Data()
+	var ids []objstore.ChunkID
+	for i := range 40 {
+		id, _ := f.putOn(1, i)
+		for _, osd := range f.m.Acting(pool, pool.ChunkPG(id)) {
+			if err := f.osds[osd].PutChunk(t.Context(), id, bytes.Repeat([]byte{byte(i)}, 60000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ids = append(ids, id)
+	}
+	if f.has(0, ids...) == 0 {
+		t.Fatal("osd.0 has no chunk to begin with")
+	}
+	f.setMap(func(m *objstore.Map) { m.OSDs[0].In = false })
+	f.eventually("three replicas on the others, none on osd.0", func() bool {
+		return f.has(1, ids...)+f.has(2, ids...)+f.has(3, ids...) == 3*len(ids) && f.has(0, ids...) == 0
+	})
+}
+
+func TestScrubHeals(t *testing.T) {
+	f := newFabric(t, 3)
+	f.eventually("three voters everywhere", f.whole)
+	f.makeVolumes(0, 1)
+	id, data := f.putOn(1, 1, 0, 1, 2)
+	o := f.osds[1]
+	loc, err := o.table.locate(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("%s/chunks/%08x.seg", o.opt.Dir, loc.Seg)
+	file, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteAt([]byte("rot"), int64(loc.Off)*4096+5000); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.FetchChunk(t.Context(), id); err == nil {
+		t.Fatal("the damage does not show")
+	}
+	read, healed, bad, err := o.Scrub(t.Context())
+	if err != nil || read < 1 || healed != 1 || bad != 0 {
+		t.Fatalf("scrub: %d read, %d healed, %d bad, %v", read, healed, bad, err)
+	}
+	got, err := o.FetchChunk(t.Context(), id)
+	if err != nil || !slices.Equal(got, data) {
+		t.Fatalf("after scrub: %d bytes, %v", len(got), err)
+	}
+}
