@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 
 	"pillarbox/objstore"
@@ -52,7 +53,7 @@ func openOSD(t *testing.T) *osd.OSD {
 
 func newClient(t *testing.T, o client.OSD) *client.Client {
 	t.Helper()
-	c, err := client.New(t.Context(), clusterMap(), 1, client.Embedded(o), client.Options{})
+	c, err := client.New(t.Context(), clusterMap(), 1, client.Embedded(o), client.Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 // perfect, but answer only for groups that they lead, and have chunks of their
 // own. Time is that of synctest.
 type cluster struct {
-	t    *testing.T
+	t    testing.TB
 	osds map[int]*fakeOSD
 
 	mu      sync.Mutex
@@ -53,7 +53,7 @@ type fakeOSD struct {
 	free   uint64
 }
 
-func newCluster(t *testing.T, osds int, data objstore.Pool) *cluster {
+func newCluster(t testing.TB, osds int, data objstore.Pool) *cluster {
 	m := &objstore.Map{FSID: "test", Epoch: 1, Format: 1, VolumeDepth: 2}
 	c := &cluster{t: t, m: m, osds: map[int]*fakeOSD{}, leader: map[uint32]int{}, results: map[objstore.Request]objstore.Result{}, ended: map[uint64]bool{}}
 	for id := range osds {

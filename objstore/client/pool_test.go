@@ -15,11 +15,8 @@ import (
 )
 
 func content(n int) []byte {
-	r := rand.New(rand.NewPCG(uint64(n), 3))
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(r.Uint32())
-	}
+	rand.NewChaCha8([32]byte{byte(n), byte(n >> 8)}).Read(b)
 	return b
 }
 
@@ -66,14 +63,14 @@ func holding(osds []*fakeOSD, id objstore.ChunkID, data []byte) (n int) {
 	return n
 }
 
-func mustPut(t *testing.T, cl *client.Client, id objstore.ChunkID, data []byte) {
+func mustPut(t testing.TB, cl *client.Client, id objstore.ChunkID, data []byte) {
 	t.Helper()
 	if err := cl.PutChunk(t.Context(), id, data); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func mustRead(t *testing.T, cl *client.Client, id objstore.ChunkID, data []byte) {
+func mustRead(t testing.TB, cl *client.Client, id objstore.ChunkID, data []byte) {
 	t.Helper()
 	p := make([]byte, len(data))
 	if err := cl.ReadChunk(t.Context(), id, 0, p); err != nil {
@@ -105,7 +102,7 @@ func TestPutDoesNotWaitForSlowOnes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, replicated(3, 2))
 		cl := c.client(client.Options{})
-		c.osds[1].set(takes(4 * time.Second))
+		c.osds[1].set(takes(3 * time.Second))
 		data := content(1000)
 		sent := bytes.Clone(data)
 		took(t, 2*time.Second, 2*time.Second, func() { mustPut(t, cl, chunk(1), sent) })
@@ -113,7 +110,7 @@ func TestPutDoesNotWaitForSlowOnes(t *testing.T) {
 		if n := holding(c.acting(chunk(1)), chunk(1), data); n != 2 {
 			t.Fatalf("%d replicas", n)
 		}
-		took(t, 2*time.Second, 2*time.Second, func() { cl.Close() })
+		took(t, time.Second, time.Second, func() { cl.Close() })
 		if !c.osds[1].has(chunk(1), data) {
 			t.Error("the slow one did not get it, or not as it was")
 		}
@@ -383,6 +380,22 @@ func TestReadOfChunkThatHasNotMovedYet(t *testing.T) {
 			cl := c.client(client.Options{})
 			data := content(70000)
 			id := c.name(cl, 1, len(data))
+			if pool.Coding != nil { // one shard where it belongs, one where it was, one lost
+				before := c.acting(id)
+				lost := before[0].chunks[id]
+				before[0].drop(id)
+				c.next(func(m *objstore.Map) {
+					for _, o := range c.acting(id)[:2] {
+						m.OSD(o.id).In = false
+					}
+				}, cl)
+				if n := holding(c.acting(id), id, nil); n != 1 {
+					t.Fatalf("%d of the new OSDs hold it", n)
+				}
+				mustRead(t, cl, id, data)
+				mustRead(t, c.client(client.Options{}), id, data)
+				before[0].chunks[id] = lost
+			}
 			c.next(func(m *objstore.Map) {
 				for _, o := range c.acting(id) {
 					m.OSD(o.id).In = false

@@ -125,6 +125,9 @@ func (c *Client) readRound(ctx context.Context, e *epoch, r chunkRange) (done bo
 		if pool := &e.Pools[i]; pool.Kind == objstore.DataPool {
 			places, some := c.elsewhere(e, pool, r.id)
 			down = down || some
+			if pool.Coding != nil { // some shards may be here, some there
+				places = append(c.preferred(e, r.id, placesOf(e.Map, pool, r.id)), places...)
+			}
 			if err := c.readFrom(ctx, pool, r, places); err == nil {
 				return true, &misses{}
 			} else {

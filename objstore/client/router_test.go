@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -299,7 +300,7 @@ func TestOthersAccountsAreLeftAlone(t *testing.T) {
 		if _, err := one.Apply(t.Context(), objstore.InitVolume{Vol: vol, Parent: domain, Mode: objstore.ModeDir | 0o700}, objstore.Committed); err != nil {
 			t.Fatal(err)
 		}
-		two, err := client.New(t.Context(), c.m, 8, c, client.Options{})
+		two, err := client.New(t.Context(), c.m, 8, c, client.Options{Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
