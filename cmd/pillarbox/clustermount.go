@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -17,7 +20,12 @@ import (
 )
 
 // upCluster mounts a cluster's store until a signal or an unmount ends it.
-func upCluster(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) error {
+func upCluster(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (err error) {
+	d, err := mountLock(opt)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.release()) }()
 	dead, err := checkMountpoint(opt.point, opt.nonempty)
 	if err != nil {
 		return err
@@ -39,7 +47,7 @@ func upCluster(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHoo
 	if err != nil {
 		return err
 	}
-	if err := s.mountAt(ctx, opt.point, opt.conf, opt, log); err != nil {
+	if err := s.mountAt(ctx, opt.point, d.path, opt, log); err != nil {
 		return errors.Join(err, s.close())
 	}
 	if err := hooks.ready(nil); err != nil {
@@ -53,6 +61,20 @@ func upCluster(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHoo
 		log.Info("ending: the mount was taken down from outside", "mountpoint", opt.point)
 	}
 	return shutdown(s, opt, log, signals)
+}
+
+// mountLock is the directory whose lock the process of a cluster's mount holds,
+// for umount to find it by: a host can have several mounts with one configuration.
+func mountLock(opt upOptions) (*dataDir, error) {
+	sum := sha256.Sum256([]byte(opt.point))
+	d := &dataDir{path: filepath.Join(opt.conf, "mounts", hex.EncodeToString(sum[:8]))}
+	if err := os.MkdirAll(d.path, 0o700); err != nil {
+		return nil, fmt.Errorf("lock the mount: %w", err)
+	}
+	if err := d.takeLock(); err != nil {
+		return nil, err
+	}
+	return d, d.writePid()
 }
 
 // openClusterStack opens the store of a cluster that this host is a client of.
