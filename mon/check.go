@@ -217,7 +217,7 @@ func checkDB(path string, b []byte) (applied uint64, at int64, err error) {
 
 var version = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+$`)
 
-// expected says whether what etcd keeps of its own for a single member is right.
+// expected says whether what etcd keeps of its own is right.
 func (t *tree) expected(bucket, key string, value []byte) bool {
 	strict := json.NewDecoder(bytes.NewReader(value))
 	strict.DisallowUnknownFields()
@@ -231,29 +231,32 @@ func (t *tree) expected(bucket, key string, value []byte) bool {
 	case "meta/confState":
 		var c struct {
 			Voters    []uint64 `json:"voters"`
+			Outgoing  []uint64 `json:"voters_outgoing"`
+			Learners  []uint64 `json:"learners"`
+			Next      []uint64 `json:"learners_next"`
 			AutoLeave bool     `json:"auto_leave"`
 		}
-		return strict.Decode(&c) == nil && slices.Equal(c.Voters, t.members)
+		return strict.Decode(&c) == nil && len(c.Voters) > 0
 	case "auth/authRevision":
 		return bytes.Equal(value, binary.BigEndian.AppendUint64(nil, 1))
 	}
 	switch bucket {
 	case "lease":
 		return len(key) == 8
+	case "members_removed":
+		return string(value) == "removed"
 	case "members":
 	default:
 		return false // nothing else is in use
 	}
 	var m struct {
-		ID   uint64   `json:"id"`
-		URLs []string `json:"peerURLs"`
-		Name string   `json:"name"`
+		ID      uint64   `json:"id"`
+		URLs    []string `json:"peerURLs"`
+		Learner bool     `json:"isLearner"`
+		Name    string   `json:"name"`
+		Clients []string `json:"clientURLs"`
 	}
-	if strict.Decode(&m) != nil {
-		return false
-	}
-	t.members = append(t.members, m.ID)
-	return strconv.FormatUint(m.ID, 16) == key && m.Name == memberName && slices.Equal(m.URLs, []string{nowhere.String()})
+	return strict.Decode(&m) == nil && strconv.FormatUint(m.ID, 16) == key && len(m.URLs) == 1 && !slices.Contains(m.URLs, "")
 }
 
 // revision checks a value of the monitor's as etcd stores it: below the number
@@ -269,7 +272,7 @@ func (t *tree) revision(key, value []byte, at int64) error {
 		return t.damage(at, "revision %d: %v", rev, err)
 	}
 	name := string(kv.Key)
-	fleeting := strings.HasPrefix(name, prefixToken) || strings.HasPrefix(name, prefixBeat)
+	fleeting := strings.HasPrefix(name, prefixToken) || strings.HasPrefix(name, prefixBeat) || strings.HasPrefix(name, prefixMon)
 	if name != keyMap && name != keySession && name != keyCA && !fleeting || gone && !fleeting {
 		return t.damage(at, "revision %d: unknown key %q", rev, name)
 	}
@@ -302,7 +305,6 @@ type tree struct {
 	pages    uint64 // in use; those beyond are not
 	seen     map[uint64]bool
 	latest   map[string]*mvccpb.KeyValue
-	members  []uint64
 }
 
 const (

@@ -67,6 +67,7 @@ type JoinRequest struct {
 	TokenHash string
 	Request   []byte // for a certificate; PEM
 	OSD       objstore.OSDInfo
+	PeerAddr  string // of a monitor
 }
 
 // Joined answers it.
@@ -75,11 +76,12 @@ type Joined struct {
 	OSD      int // of an OSD
 	CA, Cert []byte
 	Map      *objstore.Map
+	Initial  string // of a monitor: for Peer.Initial
 }
 
 // Join trades a token for a certificate.
 func (m *Monitor) Join(ctx context.Context, r JoinRequest) (*Joined, error) {
-	t, err := m.useToken(ctx, r.TokenHash)
+	t, err := m.lookToken(ctx, r.TokenHash)
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +90,16 @@ func (m *Monitor) Join(ctx context.Context, r JoinRequest) (*Joined, error) {
 		if err := checkOSD(r.OSD); err != nil {
 			return nil, err
 		}
+	}
+	if t.Role == pki.Mon { // which may fail for now, and is done once however often it is asked
+		if j.Initial, err = m.addMember(ctx, j.Identity.Name, r.PeerAddr); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.spendToken(ctx, r.TokenHash); err != nil {
+		return nil, err
+	}
+	if t.Role == pki.OSD {
 		if j.OSD, err = m.allotOSD(ctx, r.OSD); err != nil {
 			return nil, err
 		}
@@ -281,23 +293,4 @@ func (m *Monitor) judge(ctx context.Context, missing map[int]bool) error {
 		m.log.Warn("OSDs marked", "down", down, "out", out)
 	}
 	return err
-}
-
-// AddMon puts this monitor into the map.
-func (m *Monitor) addMon(ctx context.Context, info objstore.MonInfo) error {
-	_, err := m.Update(ctx, func(cm *objstore.Map) error {
-		cm.Mons = slices.DeleteFunc(cm.Mons, func(o objstore.MonInfo) bool { return o.Name == info.Name })
-		cm.Mons = append(cm.Mons, info)
-		return nil
-	})
-	return err
-}
-
-// Announce makes the map say where the monitor's service is.
-func (m *Monitor) Announce(ctx context.Context, info objstore.MonInfo) error {
-	cm, err := m.Map(ctx)
-	if err != nil || slices.Contains(cm.Mons, info) {
-		return err
-	}
-	return m.addMon(ctx, info)
 }

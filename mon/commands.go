@@ -52,6 +52,7 @@ var commands = []command{
 	{[]string{"osd", "crush", "reweight"}, 2, 2, (*Monitor).cmdCrushReweight},
 	{[]string{"osd", "crush", "move"}, 2, -1, (*Monitor).cmdMove},
 	{[]string{"osd", "rm"}, 1, 1, (*Monitor).cmdRemove},
+	{[]string{"mon", "rm"}, 1, 1, (*Monitor).cmdMonRemove},
 	{[]string{"set"}, 1, 1, flag(true)},
 	{[]string{"unset"}, 1, 1, flag(false)},
 	{[]string{"pool", "set"}, 3, 3, (*Monitor).cmdPoolSet},

@@ -2,21 +2,25 @@ package mon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"pillarbox/mon/pki"
 	"pillarbox/objstore"
 )
 
@@ -30,7 +34,7 @@ const memberName = "mon.0"
 // by. A member that joins later brings its own and gives this one a true one.
 var nowhere = url.URL{Scheme: "http", Host: "127.0.0.1:1"}
 
-func etcdConfig(dir string, zl *zap.Logger) *embed.Config {
+func etcdConfig(dir string, peer *Peer, zl *zap.Logger) *embed.Config {
 	cfg := embed.NewConfig()
 	cfg.Name = memberName
 	cfg.Dir = dir
@@ -47,11 +51,31 @@ func etcdConfig(dir string, zl *zap.Logger) *embed.Config {
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModeRevision, "100"
 	cfg.QuotaBackendBytes = 256 << 20
 	cfg.MaxConcurrentStreams = 64
+	if peer != nil {
+		peer.configure(cfg)
+	}
 	return cfg
 }
 
+// configure makes etcd hear the other monitors, and nobody else: the name that
+// their certificates alone have is asked for on both sides.
+func (p *Peer) configure(cfg *embed.Config) {
+	at := url.URL{Scheme: "https", Host: p.Addr}
+	cfg.Name = p.Name
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{at}, []url.URL{at}
+	cfg.TickMs, cfg.ElectionMs = 100, 1000
+	cfg.InitialCluster = cfg.InitialClusterFromName(p.Name)
+	if p.Initial != "" {
+		cfg.InitialCluster, cfg.ClusterState = p.Initial, embed.ClusterStateFlagExisting
+	}
+	cfg.PeerTLSInfo = transport.TLSInfo{
+		CertFile: filepath.Join(p.TLS, pki.CertFile), KeyFile: filepath.Join(p.TLS, pki.KeyFile), TrustedCAFile: filepath.Join(p.TLS, pki.CAFile),
+		ClientCertAuth: true, SkipClientSANVerify: true, ServerName: pki.MonHost, AllowedHostnames: []string{pki.MonHost}, MinVersion: tls.VersionTLS13,
+	}
+}
+
 // startEtcd starts etcd and waits until it serves.
-func startEtcd(ctx context.Context, dir string, log *slog.Logger) (_ *embed.Etcd, err error) {
+func startEtcd(ctx context.Context, dir string, peer *Peer, log *slog.Logger) (_ *embed.Etcd, err error) {
 	smallLog()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create the monitor's directory: %w", err)
@@ -60,7 +84,7 @@ func startEtcd(ctx context.Context, dir string, log *slog.Logger) (_ *embed.Etcd
 	hook.opening.Store(true)
 	defer hook.opening.Store(false)
 	zl := zap.New(&slogCore{log: log}, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
-	e, err := hook.start(etcdConfig(dir, zl))
+	e, err := hook.start(etcdConfig(dir, peer, zl))
 	if err != nil {
 		return nil, fmt.Errorf("start the monitor in %s: %w", dir, err)
 	}

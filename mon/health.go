@@ -63,6 +63,10 @@ func (m *Monitor) Status(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	mons, err := m.monsThere(ctx)
+	if err != nil {
+		return nil, err
+	}
 	st := &Status{FSID: cm.FSID, Epoch: cm.Epoch, Mons: cm.Mons, Pools: cm.Pools, Flags: cm.Flags, Checks: []HealthCheck{}}
 	for _, o := range cm.OSDs {
 		s := OSDStatus{OSDInfo: o}
@@ -74,6 +78,13 @@ func (m *Monitor) Status(ctx context.Context) (*Status, error) {
 		st.OSDs = append(st.OSDs, s)
 	}
 	slices.SortFunc(st.OSDs, func(a, b OSDStatus) int { return a.ID - b.ID })
+	var away []string
+	for _, mon := range cm.Mons {
+		if !mons[mon.Name] {
+			away = append(away, mon.Name+" at "+mon.Addr+" is down")
+		}
+	}
+	st.note("MON_DOWN", HealthWarn, "%d monitors down", away)
 	st.check(cm)
 	return st, nil
 }

@@ -56,7 +56,7 @@ func Open(ctx context.Context, opt Options) (*Monitor, error) {
 	if err := Check(opt.Dir); err != nil {
 		return nil, fmt.Errorf("open the monitor in %s: %w", opt.Dir, err)
 	}
-	e, err := startEtcd(ctx, opt.Dir, log)
+	e, err := startEtcd(ctx, opt.Dir, opt.Peer, log)
 	if err != nil {
 		return nil, err
 	}
@@ -232,12 +232,16 @@ func (m *Monitor) swap(ctx context.Context, key string, rev int64, value []byte)
 	return res.Succeeded, nil
 }
 
-// cause says that the monitor is closed where that is why err came.
+// cause says that the monitor is closed where that is why err came. Else the
+// monitors are too few or about to elect a leader, and another try may do.
 func (m *Monitor) cause(err error) error {
 	if c := context.Cause(m.run); c != nil {
 		return fmt.Errorf("%w: %w", c, err)
 	}
-	return err
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", objstore.Unavailable, err)
 }
 
 // Close ends the monitor and waits for everything it started. A later call

@@ -16,8 +16,19 @@ type Options struct {
 	VolumeDepth int           // of a new store: the depth of the directories that are volumes; 2. An old store keeps its own
 	Cluster     bool          // of a new store: made for many machines: no OSD yet, pools of size 3
 	OutAfter    time.Duration // how long an OSD is down before its data go elsewhere; OutAfter
+	Peer        *Peer         // nil: the only monitor, for now, which opens no socket
 	Log         *slog.Logger
 }
+
+// Peer is how a monitor speaks to the others.
+type Peer struct {
+	Name    string // of this monitor, for life
+	Addr    string // host:port where it hears the others
+	TLS     string // directory of its credentials (package pki)
+	Initial string // the members as they were when it joined (Joined.Initial); empty: it is the first
+}
+
+func peerURL(addr string) string { return "https://" + addr }
 
 func (o Options) withDefaults() Options {
 	if o.VolumeDepth == 0 {

@@ -72,6 +72,48 @@ func (m *Monitor) CA(ctx context.Context) (*pki.CA, error) {
 	}
 }
 
+// KeepCA makes an authority the cluster's, which must have none yet.
+func (m *Monitor) KeepCA(ctx context.Context, ca *pki.CA) error {
+	var s storedCA
+	var err error
+	if s.Cert, s.Key, err = ca.PEM(); err != nil {
+		return err
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encode the certificate authority: %w", err)
+	}
+	ok, err := m.swap(ctx, keyCA, 0, b)
+	if err == nil && !ok {
+		err = fmt.Errorf("there is one: %w", objstore.Exist)
+	}
+	if err != nil {
+		return fmt.Errorf("keep the certificate authority: %w", err)
+	}
+	return nil
+}
+
+// IssueBy makes credentials for an identity, by an authority. A monitor's show
+// the authority, too, for those who know only its fingerprint.
+func IssueBy(ca *pki.CA, id pki.Identity) (*pki.Credentials, error) {
+	key, request, err := pki.Request()
+	if err != nil {
+		return nil, err
+	}
+	cert, err := ca.Sign(request, id)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", objstore.Invalid, err)
+	}
+	caCert, _, err := ca.PEM()
+	if err != nil {
+		return nil, err
+	}
+	if id.Role == pki.Mon {
+		cert = slices.Concat(cert, caCert)
+	}
+	return &pki.Credentials{CA: caCert, Cert: cert, Key: key}, nil
+}
+
 // Issue makes credentials for an identity.
 func (m *Monitor) Issue(ctx context.Context, id pki.Identity) (*pki.Credentials, error) {
 	key, request, err := pki.Request()
@@ -159,17 +201,17 @@ func (m *Monitor) NewToken(ctx context.Context, role pki.Role, name string, ttl 
 	return t, nil
 }
 
-// useToken takes a token: it works once. NotPermitted.
-func (m *Monitor) useToken(ctx context.Context, hash string) (token, error) {
+// lookToken is what a token permits. NotPermitted: it does not exist any more.
+func (m *Monitor) lookToken(ctx context.Context, hash string) (token, error) {
 	key := prefixToken + hash
-	res, err := m.client.Delete(ctx, key, clientv3.WithPrevKV())
+	res, err := m.client.Get(ctx, key)
 	if err != nil {
 		return token{}, fmt.Errorf("look for the token: %w", m.cause(err))
 	}
-	if len(res.PrevKvs) != 1 {
-		return token{}, fmt.Errorf("the token is unknown, used or expired: %w", objstore.NotPermitted)
+	if len(res.Kvs) != 1 {
+		return token{}, errNoToken
 	}
-	b, err := unseal(key, res.PrevKvs[0].Value)
+	b, err := unseal(key, res.Kvs[0].Value)
 	if err != nil {
 		return token{}, err
 	}
@@ -178,7 +220,21 @@ func (m *Monitor) useToken(ctx context.Context, hash string) (token, error) {
 		return token{}, fmt.Errorf("the token: %w: %w", objstore.Corrupt, err)
 	}
 	if time.Now().After(t.Expires) {
-		return token{}, fmt.Errorf("the token has expired: %w", objstore.NotPermitted)
+		return token{}, errNoToken
 	}
 	return t, nil
+}
+
+var errNoToken = fmt.Errorf("the token is unknown, used or expired: %w", objstore.NotPermitted)
+
+// spendToken ends a token: of several that try, one succeeds.
+func (m *Monitor) spendToken(ctx context.Context, hash string) error {
+	res, err := m.client.Delete(ctx, prefixToken+hash)
+	if err != nil {
+		return fmt.Errorf("spend the token: %w", m.cause(err))
+	}
+	if res.Deleted != 1 {
+		return errNoToken
+	}
+	return nil
 }

@@ -35,6 +35,9 @@ func give(c *cli.Context, words []string, options map[string]string, answer any,
 	if err := self.mons.Command(c.Context, words, options, answer); err != nil {
 		return err
 	}
+	if m, err := self.mons.Map(c.Context); err == nil {
+		self.learn(m, log)
+	}
 	if format == "json" {
 		enc := json.NewEncoder(c.App.Writer)
 		enc.SetIndent("", "  ")
@@ -249,6 +252,15 @@ func writeOSDDF(w io.Writer, st *mon.Status) error {
 			use = 100 * (1 - float64(r.Free)/float64(r.Total))
 		}
 		fmt.Fprintf(tw, "%d\t%.5f\t%.5f\t%s\t%s\t%.1f\t%d\t%d\t%s\t\n", o.ID, o.Weight, reweight(o.OSDInfo), humanize.IBytes(r.Total), humanize.IBytes(r.Free), use, r.Groups, r.Leads, upDown(o))
+	}
+	return tw.Flush()
+}
+
+func writeMons(w io.Writer, st *mon.Status) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "NAME\tADDRESS")
+	for _, m := range st.Mons {
+		fmt.Fprintf(tw, "%s\t%s\n", m.Name, m.Addr)
 	}
 	return tw.Flush()
 }

@@ -117,6 +117,7 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 	go func() {
 		defer close(ended)
 		self.mons.Watch(watching, func(m *objstore.Map) {
+			self.learn(m, log)
 			if err := conns.SetMap(m); err != nil {
 				log.Error("take in the cluster map", "epoch", m.Epoch, "err", err)
 			}

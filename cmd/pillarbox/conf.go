@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -37,6 +38,9 @@ type clusterConf struct {
 	Founded bool `json:"founded,omitempty"`
 	// Of a monitor and an OSD:
 	Addr string `json:"addr,omitempty"` // where it serves
+	// Of a monitor:
+	PeerAddr string `json:"peer_addr,omitempty"` // where it hears the others
+	Initial  string `json:"initial,omitempty"`   // the members when it joined
 }
 
 const confFormat = 1
@@ -121,6 +125,18 @@ func openMember(dir string, log *slog.Logger) (*member, error) {
 		return nil, failure(exitDamaged, "%s: %w", filepath.Join(dir, clusterFile), err)
 	}
 	return &member{dir: dir, conf: conf, tls: cfg, mons: mons}, nil
+}
+
+// learn keeps the monitors' addresses for the next start.
+func (self *member) learn(m *objstore.Map, log *slog.Logger) {
+	addrs := monAddrs(m)
+	if len(addrs) == 0 || slices.Equal(addrs, self.conf.Mons) {
+		return
+	}
+	self.conf.Mons = addrs
+	if err := self.conf.save(self.dir); err != nil {
+		log.Warn("keep the monitors' addresses", "dir", self.dir, "err", err)
+	}
 }
 
 func confFlag() cli.Flag {

@@ -79,11 +79,12 @@ func unusedConf(dir string) error {
 
 // joinCluster trades the token and keeps what it gets in dir.
 func joinCluster(ctx context.Context, dir string, t pki.Token, o objstore.OSDInfo, conf *clusterConf) (*monrpc.Joined, error) {
-	j, err := monrpc.Join(ctx, t, o)
+	j, err := monrpc.Join(ctx, t, o, conf.PeerAddr)
 	if err != nil {
 		return nil, err
 	}
 	conf.FSID, conf.Name, conf.Mons = j.Map.FSID, j.Identity.Name, monAddrs(j.Map)
+	conf.Initial = j.Initial
 	if j.OSD >= 0 {
 		conf.OSD, conf.UUID = &j.OSD, o.UUID
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
@@ -27,6 +28,7 @@ func initCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "data", Required: true, Usage: "`DIR` of the monitor; made"},
 			&cli.StringFlag{Name: "addr", Required: true, Usage: "`HOST:PORT` where the monitor serves"},
+			&cli.StringFlag{Name: "peer-addr", Usage: "`HOST:PORT` where the monitor hears the others (default: the next port)"},
 			&cli.StringFlag{Name: "name", Value: "a", Usage: "`NAME` of the monitor"},
 			&cli.IntFlag{Name: "volume-depth", Value: defaultVolumeDepth, Usage: "accounts are the directories `N` levels below the mount point; for life"},
 			confFlag(),
@@ -58,6 +60,10 @@ func initCluster(c *cli.Context, log *slog.Logger) (err error) {
 	if err := errors.Join(checkAddr(addr), id.Check()); err != nil {
 		return usageError("%w", err)
 	}
+	peerAddr, err := peerAddrOf(c.String("peer-addr"), addr)
+	if err != nil {
+		return err
+	}
 	for _, d := range []string{dir, conf} {
 		if err := unusedConf(d); err != nil {
 			return err
@@ -66,12 +72,31 @@ func initCluster(c *cli.Context, log *slog.Logger) (err error) {
 	if _, err := os.Stat(filepath.Join(dir, monDir)); err == nil {
 		return failure(exitForeign, "%s holds a monitor already", dir)
 	}
-	m, err := mon.Open(c.Context, mon.Options{Dir: filepath.Join(dir, monDir), Cluster: true, VolumeDepth: c.Int("volume-depth"), Log: log})
+	// The monitor's certificate is needed to start it, so the authority comes first.
+	fsid := mon.NewFSID()
+	ca, err := pki.NewCA(fsid)
+	if err != nil {
+		return err
+	}
+	creds, err := mon.IssueBy(ca, id)
+	if err != nil {
+		return err
+	}
+	if err := creds.Save(dir); err != nil {
+		return err
+	}
+	m, err := mon.Open(c.Context, mon.Options{
+		Dir: filepath.Join(dir, monDir), FSID: fsid, Cluster: true, VolumeDepth: c.Int("volume-depth"), Log: log,
+		Peer: &mon.Peer{Name: id.Name, Addr: peerAddr, TLS: dir},
+	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	if err := m.Announce(c.Context, objstore.MonInfo{Name: c.String("name"), Addr: addr}); err != nil {
+	if err := m.KeepCA(c.Context, ca); err != nil {
+		return err
+	}
+	if err := m.Announce(c.Context, objstore.MonInfo{Name: id.Name, Addr: addr}); err != nil {
 		return err
 	}
 	cm, err := m.Map(c.Context)
@@ -82,16 +107,18 @@ func initCluster(c *cli.Context, log *slog.Logger) (err error) {
 		id  pki.Identity
 		dir string
 	}{{id, dir}, {pki.Identity{Role: pki.Admin, Name: "admin"}, conf}} {
-		creds, err := m.Issue(c.Context, who.id)
-		if err != nil {
-			return err
-		}
-		if err := creds.Save(who.dir); err != nil {
-			return err
+		if who.id.Role != pki.Mon {
+			creds, err := m.Issue(c.Context, who.id)
+			if err != nil {
+				return err
+			}
+			if err := creds.Save(who.dir); err != nil {
+				return err
+			}
 		}
 		cc := &clusterConf{FSID: cm.FSID, Name: who.id.Name, Mons: []string{addr}}
 		if who.id.Role == pki.Mon {
-			cc.Addr = addr
+			cc.Addr, cc.PeerAddr = addr, peerAddr
 		}
 		if err := cc.save(who.dir); err != nil {
 			return err
@@ -111,17 +138,30 @@ on the mail host:           pillarbox join TOKEN && pillarbox mount --conf %[4]s
 func monCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "mon",
-		Usage: "run a monitor, until Ctrl-C",
+		Usage: "run a monitor, until Ctrl-C; with a subcommand: look after monitors",
 		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "data", Required: true, Usage: "`DIR` of the monitor, as 'pillarbox init' made it"},
+			&cli.StringFlag{Name: "data", Usage: "`DIR` of the monitor, as 'pillarbox init' or the first start made it"},
+			&cli.StringFlag{Name: "token", Usage: "one-time `TOKEN` to join with, at the first start of a further monitor", EnvVars: []string{"PILLARBOX_TOKEN"}},
+			&cli.StringFlag{Name: "addr", Usage: "`HOST:PORT` where a further monitor serves"},
+			&cli.StringFlag{Name: "peer-addr", Usage: "`HOST:PORT` where it hears the other monitors (default: the next port)"},
 			&cli.DurationFlag{Name: "out-after", Value: mon.OutAfter, Usage: "`TIME` that an OSD is down before its data are brought elsewhere"},
 		}, logFlags()...),
+		Subcommands: []*cli.Command{
+			{Name: "stat", Usage: "list the monitors", Flags: adminFlags(), Action: func(c *cli.Context) error { return giveStatus(c, writeMons) }},
+			changing("mon rm", "remove a monitor from the quorum", "mon.NAME"),
+		},
 		Action: func(c *cli.Context) error {
 			if _, err := operands(c); err != nil {
 				return err
 			}
+			if c.String("data") == "" {
+				return usageError("pillarbox mon needs --data DIR")
+			}
 			log, err := newLog(c.App.ErrWriter, c.String("log-format"), c.Bool("debug"))
 			if err != nil {
+				return err
+			}
+			if err := joinMon(c); err != nil {
 				return err
 			}
 			return untilSignal(c.Context, log, func(ctx context.Context) error {
@@ -129,6 +169,48 @@ func monCommand() *cli.Command {
 			})
 		},
 	}
+}
+
+// peerAddrOf is the peers' address, by default the service's with the next port.
+func peerAddrOf(said, addr string) (string, error) {
+	if said != "" {
+		return said, checkAddr(said)
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", usageError("--addr %q: must be HOST:PORT, as others reach it", addr)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil || n < 1 || n > 65534 {
+		return "", usageError("--addr %q: give --peer-addr, too, for this port has no next one", addr)
+	}
+	return net.JoinHostPort(host, strconv.Itoa(n+1)), nil
+}
+
+// joinMon makes a further monitor of a cluster at its first start.
+func joinMon(c *cli.Context) error {
+	dir := c.String("data")
+	if unusedConf(dir) != nil {
+		return nil // it has joined
+	}
+	text := c.String("token")
+	if text == "" {
+		return usageError("%s holds no monitor: 'pillarbox init' makes the first one, and --token joins a further one ('pillarbox token create mon mon.NAME')", dir)
+	}
+	t, err := pki.ParseToken(text)
+	if err != nil {
+		return usageError("%w", err)
+	}
+	addr := c.String("addr")
+	if err := checkAddr(addr); err != nil {
+		return err
+	}
+	peerAddr, err := peerAddrOf(c.String("peer-addr"), addr)
+	if err != nil {
+		return err
+	}
+	_, err = joinCluster(c.Context, dir, t, objstore.OSDInfo{}, &clusterConf{Addr: addr, PeerAddr: peerAddr})
+	return err
 }
 
 // untilSignal runs a daemon until a signal ends its context.
@@ -161,7 +243,9 @@ func runMon(ctx context.Context, dir string, opt mon.Options, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	opt.Dir, opt.FSID = filepath.Join(dir, monDir), conf.FSID
+	opt.Dir, opt.FSID, opt.Cluster = filepath.Join(dir, monDir), conf.FSID, true
+	opt.Peer = &mon.Peer{Name: conf.Name, Addr: conf.PeerAddr, TLS: dir, Initial: conf.Initial}
+	log.Info("starting; a majority of the monitors is needed", "name", conf.Name)
 	m, err := mon.Open(ctx, opt)
 	if err != nil {
 		return withCode(err)
@@ -174,7 +258,7 @@ func runMon(ctx context.Context, dir string, opt mon.Options, log *slog.Logger) 
 	s := monrpc.NewServer(m, cfg, log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.Serve(l) })
-	g.Go(func() error { return m.Judge(ctx) })
+	g.Go(func() error { return m.Serve(ctx, objstore.MonInfo{Name: conf.Name, Addr: conf.Addr}) })
 	g.Go(func() error {
 		<-ctx.Done()
 		s.Stop()

@@ -167,6 +167,7 @@ func (self *member) serveOSD(ctx context.Context, log *slog.Logger) (err error) 
 	g.Go(func() error { return s.Serve(l) })
 	g.Go(func() error {
 		self.mons.Watch(ctx, func(m *objstore.Map) {
+			self.learn(m, log)
 			if err := errors.Join(conns.SetMap(m), o.SetMap(m)); err != nil {
 				log.Error("take in the cluster map", "epoch", m.Epoch, "err", err)
 			}

@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"pillarbox/mon"
 	"pillarbox/mon/monrpc/monv1"
@@ -110,7 +112,7 @@ func (c *Client) call(ctx context.Context, what string, fn func(context.Context,
 	c.mu.Lock()
 	rounds := 2 * len(c.addrs)
 	c.mu.Unlock()
-	var last error
+	var last, told error
 	for i := range rounds {
 		mc, conn, err := c.current()
 		if err == nil {
@@ -120,9 +122,13 @@ func (c *Client) call(ctx context.Context, what string, fn func(context.Context,
 			if err == nil {
 				return nil
 			}
+			there := status.Code(err) != codes.Unavailable
 			var answered bool
 			if err, answered = fromWire(err); answered {
 				return err
+			}
+			if there {
+				told = err
 			}
 		}
 		last = err
@@ -133,6 +139,9 @@ func (c *Client) call(ctx context.Context, what string, fn func(context.Context,
 		if i%2 == 1 {
 			pause(ctx, 200*time.Millisecond)
 		}
+	}
+	if told != nil { // by one that is there
+		last = told
 	}
 	return fmt.Errorf("%s: no monitor answers: %w", what, last)
 }
@@ -280,22 +289,35 @@ func (c *Client) Command(ctx context.Context, words []string, options map[string
 	})
 }
 
+// joinTries is how often the monitors are asked to let somebody join.
+const joinTries = 15
+
 // Joined is what a token was traded for.
 type Joined struct {
 	Identity    pki.Identity
 	OSD         int
 	Credentials *pki.Credentials
 	Map         *objstore.Map
+	Initial     string // of a monitor: for mon.Peer
 }
 
-// Join trades a token for credentials. o says where an OSD stands.
-func Join(ctx context.Context, t pki.Token, o objstore.OSDInfo) (*Joined, error) {
+// Join trades a token for credentials. o says where an OSD stands, peerAddr where
+// a monitor hears the others.
+func Join(ctx context.Context, t pki.Token, o objstore.OSDInfo, peerAddr string) (*Joined, error) {
 	key, request, err := pki.Request()
 	if err != nil {
 		return nil, err
 	}
 	var last error
-	for _, addr := range t.Addrs {
+	// A cluster that has just changed takes no new monitor for some seconds.
+	for i := 0; i < len(t.Addrs) || i < joinTries; i++ {
+		if i >= len(t.Addrs) {
+			pause(ctx, time.Second)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		addr := t.Addrs[i%len(t.Addrs)]
 		conn, err := dial(addr, pki.ExpectCA(t.Fingerprint))
 		if err != nil {
 			last = err
@@ -303,7 +325,7 @@ func Join(ctx context.Context, t pki.Token, o objstore.OSDInfo) (*Joined, error)
 		}
 		attempt, cancel := context.WithTimeout(ctx, attemptTime)
 		r, err := monv1.NewMonClient(conn).Join(attempt, &monv1.JoinRequest{
-			Secret: t.Secret, Request: request, Uuid: o.UUID, Host: o.Host, Rack: o.Rack, Weight: o.Weight,
+			Secret: t.Secret, Request: request, Uuid: o.UUID, Host: o.Host, Rack: o.Rack, Weight: o.Weight, PeerUrl: peerAddr,
 		})
 		cancel()
 		conn.Close()
@@ -322,9 +344,9 @@ func Join(ctx context.Context, t pki.Token, o objstore.OSDInfo) (*Joined, error)
 			return nil, fmt.Errorf("join: %w", err)
 		}
 		return &Joined{
-			Identity: pki.Identity{Role: pki.Role(r.Role), Name: r.Name}, OSD: int(r.Osd), Map: m,
+			Identity: pki.Identity{Role: pki.Role(r.Role), Name: r.Name}, OSD: int(r.Osd), Map: m, Initial: r.InitialCluster,
 			Credentials: &pki.Credentials{CA: r.Ca, Cert: r.Certificate, Key: key},
 		}, nil
 	}
-	return nil, fmt.Errorf("join: no monitor answers: %w", last)
+	return nil, fmt.Errorf("join: no monitor lets us in: %w", last)
 }

@@ -34,7 +34,7 @@ const (
 	maxWord      = 1 << 12
 	pingEvery    = 2 * time.Second
 	silence      = 4 * time.Second
-	callTime     = 10 * time.Second // the longest that a monitor works on a call
+	callTime     = 3 * time.Second // the longest that a monitor works on a call
 	handshakeMax = 5 * time.Second
 )
 
@@ -144,7 +144,8 @@ func (s *Server) Join(ctx context.Context, r *monv1.JoinRequest) (*monv1.JoinRep
 	}
 	j, err := s.mon.Join(ctx, mon.JoinRequest{
 		TokenHash: pki.Token{Secret: r.Secret}.Hash(), Request: r.Request,
-		OSD: objstore.OSDInfo{UUID: r.Uuid, Host: r.Host, Rack: r.Rack, Weight: r.Weight, In: true},
+		PeerAddr: r.PeerUrl,
+		OSD:      objstore.OSDInfo{UUID: r.Uuid, Host: r.Host, Rack: r.Rack, Weight: r.Weight, In: true},
 	})
 	if err != nil {
 		return nil, err
@@ -154,7 +155,7 @@ func (s *Server) Join(ctx context.Context, r *monv1.JoinRequest) (*monv1.JoinRep
 		return nil, err
 	}
 	s.log.Info("joined", "who", j.Identity.String())
-	return &monv1.JoinReply{Role: string(j.Identity.Role), Name: j.Identity.Name, Ca: j.CA, Certificate: j.Cert, Osd: int32(j.OSD), Map: m}, nil
+	return &monv1.JoinReply{Role: string(j.Identity.Role), Name: j.Identity.Name, Ca: j.CA, Certificate: j.Cert, Osd: int32(j.OSD), Map: m, InitialCluster: j.Initial}, nil
 }
 
 // Watch implements monv1.MonServer.
@@ -255,7 +256,7 @@ func toWire(err error) error {
 	case errors.As(err, &kind):
 		return status.Error(codes.FailedPrecondition, hex.EncodeToString([]byte{byte(kind)})+" "+strings.ToValidUTF8(err.Error(), "?"))
 	case errors.Is(err, context.DeadlineExceeded):
-		return status.Error(codes.Unavailable, "the monitors have no quorum, or are too slow: "+strings.ToValidUTF8(err.Error(), "?"))
+		return status.Error(codes.DeadlineExceeded, "this monitor has no quorum (too few monitors are up), or is too slow: "+strings.ToValidUTF8(err.Error(), "?"))
 	}
 	if _, ok := status.FromError(err); ok {
 		return err

@@ -154,12 +154,22 @@ func (ca *CA) Sign(request []byte, id Identity) ([]byte, error) {
 		SerialNumber: serial(), Subject: pkix.Name{OrganizationalUnit: []string{string(id.Role)}, CommonName: id.Name},
 		NotBefore: now.Add(-time.Hour), NotAfter: minTime(now.Add(certLifetime), ca.cert.NotAfter),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames: []string{id.Name}, // for libraries that insist on a host's name
+		DNSNames: dnsNames(id), // for libraries that insist on a host's name
 	}, ca.cert, req.PublicKey, ca.key)
 	if err != nil {
 		return nil, fmt.Errorf("sign the certificate of %s: %w", id, err)
 	}
 	return encode("CERTIFICATE", der), nil
+}
+
+// MonHost is a name that all monitors' certificates have, and no others.
+const MonHost = "monitor.pillarbox.internal"
+
+func dnsNames(id Identity) []string {
+	if id.Role == Mon {
+		return []string{id.Name, MonHost}
+	}
+	return []string{id.Name}
 }
 
 func minTime(a, b time.Time) time.Time {
