@@ -195,14 +195,12 @@ func (m *model) rename(c objstore.Rename) error {
 		}
 		m.tick(&x.a.Ctime)
 	}
-	keep := func(x *mname) *mname {
-		if p == q {
-			return x
-		}
-		return nil
+	place := f // a name keeps its place in listings, whatever it leads to
+	if f == nil && p == q {
+		place = e
 	}
 	if c.Exchange {
-		m.put(p, c.OldName, f.ino, keep(f))
+		m.put(p, c.OldName, f.ino, e)
 		arrive(m.nodes[f.ino], p, q)
 	} else {
 		if f != nil {
@@ -219,7 +217,7 @@ func (m *model) rename(c objstore.Rename) error {
 		}
 		delete(p.names, c.OldName)
 	}
-	m.put(q, c.NewName, e.ino, keep(e))
+	m.put(q, c.NewName, e.ino, place)
 	arrive(n, q, p)
 	m.touchDir(p)
 	if p != q {

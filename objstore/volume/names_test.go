@@ -94,13 +94,13 @@ func TestRename(t *testing.T) {
 		want     error
 		left     string // listing of a, then b
 	}{
-		{"same directory", "a/f1", "a/new", "", nil, "f2 d1 d2 new|g e h"},
+		{"same directory", "a/f1", "a/new", "", nil, "new f2 d1 d2|g e h"},
 		{"other directory", "a/f1", "b/new", "", nil, "f2 d1 d2|g e h new"},
-		{"over a file", "a/f1", "b/g", "", nil, "f2 d1 d2|e h g"},
-		{"over a file beside", "a/f1", "a/f2", "", nil, "d1 d2 f2|g e h"},
+		{"over a file", "a/f1", "b/g", "", nil, "f2 d1 d2|g e h"},
+		{"over a file beside", "a/f1", "a/f2", "", nil, "f2 d1 d2|g e h"},
 		{"over its own link", "a/f1", "b/h", "", nil, "f1 f2 d1 d2|g e h"},
 		{"directory elsewhere", "a/d1", "b/n", "", nil, "f1 f2 d2|g e h n"},
-		{"directory over empty one", "a/d1", "b/e", "", nil, "f1 f2 d2|g h e"},
+		{"directory over empty one", "a/d1", "b/e", "", nil, "f1 f2 d2|g e h"},
 		{"directory over empty one beside", "a/d1", "a/d2", "", nil, "f1 f2 d2|g e h"},
 		{"directory over full one", "b/e", "a/d1", "", objstore.NotEmpty, "f1 f2 d1 d2|g e h"},
 		{"directory over file", "a/d1", "b/g", "", objstore.NotDir, "f1 f2 d1 d2|g e h"},
@@ -109,10 +109,10 @@ func TestRename(t *testing.T) {
 		{"to itself", "a/f1", "a/f1", "", nil, "f1 f2 d1 d2|g e h"},
 		{"no replace", "a/f1", "b/g", "n", objstore.Exist, "f1 f2 d1 d2|g e h"},
 		{"no replace, free", "a/f1", "b/n", "n", nil, "f2 d1 d2|g e h n"},
-		{"exchange files", "a/f1", "b/g", "x", nil, "f2 d1 d2 f1|e h g"},
-		{"exchange beside", "a/f1", "a/f2", "x", nil, "f2 f1 d1 d2|g e h"},
-		{"exchange file and directory", "a/f1", "b/e", "x", nil, "f2 d1 d2 f1|g h e"},
-		{"exchange full directories", "a/d1", "b/e", "x", nil, "f1 f2 d2 d1|g h e"},
+		{"exchange files", "a/f1", "b/g", "x", nil, "f1 f2 d1 d2|g e h"},
+		{"exchange beside", "a/f1", "a/f2", "x", nil, "f1 f2 d1 d2|g e h"},
+		{"exchange file and directory", "a/f1", "b/e", "x", nil, "f1 f2 d1 d2|g e h"},
+		{"exchange full directories", "a/d1", "b/e", "x", nil, "f1 f2 d1 d2|g e h"},
 		{"exchange with nothing", "a/f1", "b/n", "x", objstore.NotFound, "f1 f2 d1 d2|g e h"},
 		{"both flags", "a/f1", "b/g", "nx", objstore.Invalid, "f1 f2 d1 d2|g e h"},
 	} {
@@ -133,24 +133,15 @@ func TestRename(t *testing.T) {
 			r.OldParent, r.OldName = split(c.from)
 			r.NewParent, r.NewName = split(c.to)
 			moved, _ := Lookup(&s.v, r.OldParent, r.OldName)
+			replaced, _ := Lookup(&s.v, r.NewParent, r.NewName)
 			beforeA, beforeB := s.attr(a), s.attr(b)
 			res, err := s.apply(r)
 			if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
 				t.Fatalf("got %v, want %v", err, c.want)
 			}
-			// The listing of "same directory" keeps the cookie's place.
 			left := strings.TrimSpace(s.names(a)) + "|" + strings.TrimSpace(s.names(b))
-			want := c.left
-			switch c.name {
-			case "same directory":
-				want = "new f2 d1 d2|g e h"
-			case "over a file beside":
-				want = "f2 d1 d2|g e h"
-			case "directory over empty one beside":
-				want = "f1 f2 d2|g e h"
-			}
-			if left != want {
-				t.Fatalf("left %q, want %q", left, want)
+			if left != c.left {
+				t.Fatalf("left %q, want %q", left, c.left)
 			}
 			s.check(1)
 			if err != nil || c.name == "to itself" || c.name == "over its own link" {
@@ -163,8 +154,13 @@ func TestRename(t *testing.T) {
 			if got.Ino != moved.Ino || res.Attr != *got.Attr || res.Attr.Ctime <= moved.Attr.Ctime {
 				t.Fatalf("%+v became %+v, told %+v", moved, got, res)
 			}
-			if r.OldParent == r.NewParent && got.Cookie != moved.Cookie {
+			// A name that was there keeps its place in a listing under way; a new one
+			// has that of what got it, within a directory.
+			if replaced.Ino != 0 && got.Cookie != replaced.Cookie || replaced.Ino == 0 && r.OldParent == r.NewParent && got.Cookie != moved.Cookie {
 				t.Fatal("cookie changed")
+			}
+			if r.Exchange && s.lookup(r.OldParent, r.OldName).Cookie != moved.Cookie {
+				t.Fatal("the other cookie changed")
 			}
 			for _, d := range []objstore.Attr{beforeA, beforeB} {
 				if d.Ino != r.OldParent && d.Ino != r.NewParent {

@@ -43,17 +43,22 @@ func (t *tx) rename(c objstore.Rename) (res objstore.Result, err error) {
 			return res, err
 		}
 		res.Orphan = gone.Orphan
-		t.del(t.cookieKey(c.NewParent, m.new.cookie))
 		if m.new.isDir() {
 			addLinks(m.to, -1)
 		}
 	}
 	t.del(appendNameKey(t.grab(inoKeyLen+len(c.OldName)), kDirent, c.OldParent, c.OldName))
-	if m.from != m.to {
+	cookie := m.old.cookie
+	if m.over {
+		cookie = m.new.cookie
+	} else if m.from != m.to {
+		cookie = t.number()
+	}
+	if m.from != m.to || cookie != m.old.cookie {
 		t.del(t.cookieKey(c.OldParent, m.old.cookie))
 	}
 	m.touch(t)
-	res.Attr, err = t.move(m.old, m.from, m.to, c.NewName)
+	res.Attr, err = t.move(m.old, m.from, m.to, c.NewName, cookie)
 	return res, err
 }
 
@@ -138,13 +143,12 @@ func (t *tx) notBelow(e dirent, from, to *inode) error {
 	return corrupt(appendInoKey(nil, kInode, to.Ino), "parents without end")
 }
 
-// move puts what e leads to under a name of to, whose old entry is gone, and
-// counts it out of from and into to. Within a directory it keeps its cookie.
-func (t *tx) move(e dirent, from, to *inode, name string) (objstore.Attr, error) {
+// move puts what e leads to under a name of to, and counts it out of from and
+// into to. A cookie stays with a name that stays, and else, within a directory,
+// with what is renamed, so that a listing under way shows each of them once.
+func (t *tx) move(e dirent, from, to *inode, name string, cookie uint64) (objstore.Attr, error) {
 	moved := e
-	if from != to {
-		moved.cookie = t.number()
-	}
+	moved.cookie = cookie
 	t.putName(to.Ino, name, moved)
 	t.putListed(to.Ino, name, moved)
 	if e.isDir() && from != to {
@@ -171,14 +175,10 @@ func (t *tx) move(e dirent, from, to *inode, name string) (objstore.Attr, error)
 // exchange swaps two names.
 func (t *tx) exchange(m moving) (res objstore.Result, err error) {
 	c := m.c
-	if m.from != m.to {
-		t.del(t.cookieKey(c.OldParent, m.old.cookie))
-		t.del(t.cookieKey(c.NewParent, m.new.cookie))
-	}
-	if _, err = t.move(m.new, m.to, m.from, c.OldName); err != nil {
+	if _, err = t.move(m.new, m.to, m.from, c.OldName, m.old.cookie); err != nil {
 		return res, err
 	}
 	m.touch(t)
-	res.Attr, err = t.move(m.old, m.from, m.to, c.NewName)
+	res.Attr, err = t.move(m.old, m.from, m.to, c.NewName, m.new.cookie)
 	return res, err
 }
