@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"pillarbox/objstore"
 	"pillarbox/osd"
 )
@@ -173,6 +176,15 @@ func TestErrors(t *testing.T) {
 	var kind objstore.Kind
 	if err := c.Sync(ctx, 1); err == nil || errors.As(err, &kind) || !strings.Contains(err.Error(), "of no kind") {
 		t.Errorf("an error of no kind came back as %v", err)
+	}
+}
+
+// gRPC can end a call for its deadline before the caller's context knows of it.
+func TestDeadlineOfTransport(t *testing.T) {
+	err := errFromWire(t.Context(), 3, status.Error(codes.DeadlineExceeded, "stream terminated"))
+	noAnswer(t, "deadline", err)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("deadline: %v", err)
 	}
 }
 

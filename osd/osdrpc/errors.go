@@ -94,6 +94,8 @@ func errFromWire(ctx context.Context, osd int, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return &NoAnswer{OSD: osd, Err: ctx.Err()}
+	case st.Code() == codes.DeadlineExceeded: // gRPC's own timer can be the first
+		return &NoAnswer{OSD: osd, Err: fmt.Errorf("%w: %s", context.DeadlineExceeded, st.Message())}
 	case st.Code() == codes.Unimplemented:
 		return &answer{osd: osd, text: st.Message(), kind: objstore.Unsupported}
 	case st.Code() == codes.ResourceExhausted: // larger than a message may be
