@@ -23,7 +23,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 .DEFAULT_GOAL = build
 
-.PHONY: build install-deps test-deps run test vet unit fuzz posix crash soak e2e bench lint clean
+.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster soak e2e bench lint proto clean
 
 build:
 	go build -o bin/pillarbox ./cmd/pillarbox
@@ -45,6 +45,7 @@ test: test-deps
 	$(MAKE) --no-print-directory fuzz
 	$(MAKE) --no-print-directory posix
 	$(MAKE) --no-print-directory crash
+	$(MAKE) --no-print-directory cluster
 	$(MAKE) --no-print-directory e2e
 
 vet:
@@ -53,7 +54,7 @@ vet:
 	go vet ./...
 
 unit:
-	go test -race -timeout 15m $$(go list ./... | grep -v -e /test/posix -e /test/crash -e /test/e2e)
+	go test -race -timeout 15m $$(go list ./... | grep -v -e /test/posix -e /test/crash -e /test/cluster -e /test/e2e)
 
 # Go fuzzes one target of one package at a time.
 fuzz:
@@ -69,6 +70,9 @@ posix:
 crash:
 	go test -count=1 -timeout 20m ./test/crash/...
 
+cluster:
+	go test -count=1 -timeout 20m ./test/cluster/...
+
 soak: test-deps
 	go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestDamage)$$' ./test/crash \
 		-rounds $(ROUNDS) -trials $(TRIALS) -seed $(SEED)
@@ -81,6 +85,10 @@ bench: build
 
 lint: vet
 	$(STATICCHECK) ./...
+
+# Makes the code of the protocols again; needs protoc and its two Go plugins.
+proto:
+	go generate ./osd/osdrpc/osdv1 ./mon/monrpc/monv1
 
 clean:
 	rm -rf bin .cache

@@ -17,12 +17,14 @@ import (
 
 // Report is what an OSD tells with its signs of life.
 type Report struct {
-	Total    uint64 `json:"total"` // bytes of its disk
-	Free     uint64 `json:"free"`  // bytes the store may still use of it
-	Groups   int    `json:"groups"`
-	Leads    int    `json:"leads"`
-	Degraded int    `json:"degraded"` // groups it leads that lack members
-	Missing  uint64 `json:"missing"`  // chunks it still has to bring to where they belong
+	Epoch     uint64 `json:"epoch"` // of the map it goes by
+	Total     uint64 `json:"total"` // bytes of its disk
+	Free      uint64 `json:"free"`  // bytes the store may still use of it
+	Groups    int    `json:"groups"`
+	Leads     int    `json:"leads"`
+	Degraded  int    `json:"degraded"`            // groups it leads that lack members
+	Missing   uint64 `json:"missing"`             // chunks it still has to bring to where they belong
+	Unchecked bool   `json:"unchecked,omitempty"` // it has yet to see which these are
 }
 
 const (

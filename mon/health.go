@@ -91,7 +91,8 @@ func (m *Monitor) Status(ctx context.Context) (*Status, error) {
 
 // check fills in health.
 func (st *Status) check(cm *objstore.Map) {
-	var down, near, full, degraded, moving []string
+	var down, near, full, degraded, moving, unknown []string
+	led := 0
 	for _, o := range st.OSDs {
 		name := fmt.Sprintf("osd.%d", o.ID)
 		if !o.Up && o.In {
@@ -107,16 +108,27 @@ func (st *Status) check(cm *objstore.Map) {
 		case used >= nearFullRatio:
 			near = append(near, fmt.Sprintf("%s is %.0f %% full", name, 100*used))
 		}
+		led += r.Leads
+		if r.Epoch < cm.Epoch {
+			unknown = append(unknown, fmt.Sprintf("%s has not reported on epoch %d yet", name, cm.Epoch))
+		}
 		if r.Degraded > 0 {
 			degraded = append(degraded, fmt.Sprintf("%d placement groups led by %s lack members", r.Degraded, name))
 		}
-		if r.Missing > 0 {
+		switch {
+		case r.Missing > 0:
 			moving = append(moving, fmt.Sprintf("%s has %d chunks to bring where they belong", name, r.Missing))
+		case r.Unchecked:
+			moving = append(moving, name+" looks for chunks to bring where they belong")
 		}
+	}
+	if n := cm.Meta().PGs - led; n > 0 && len(st.OSDs) > 0 {
+		unknown = append(unknown, fmt.Sprintf("%d of %d placement groups have no leader", n, cm.Meta().PGs))
 	}
 	st.note("OSD_DOWN", HealthWarn, "%d OSDs down", down)
 	st.note("OSD_NEARFULL", HealthWarn, "%d OSDs near full", near)
 	st.note("OSD_FULL", HealthErr, "%d OSDs full", full)
+	st.note("PG_AVAILABILITY", HealthWarn, "reduced availability of volumes, or not known (%d reasons)", unknown)
 	st.note("PG_DEGRADED", HealthWarn, "placement groups of %d OSDs degraded", degraded)
 	st.note("CHUNKS_MISPLACED", HealthWarn, "%d OSDs have chunks to move", moving)
 	st.note("OSDMAP_FLAGS", HealthWarn, "%d flags set", st.Flags)

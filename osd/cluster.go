@@ -3,6 +3,7 @@ package osd
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -211,30 +212,33 @@ func (g *group) canLead() error {
 
 // Stats are what an OSD tells of itself.
 type Stats struct {
-	Groups   int // replicas of placement groups
-	Leads    int // of those, it leads
-	Degraded int // of those it leads, have fewer live members than the map wants
-	Missing  int // replicas of chunks that recovery has found lacking and not made yet
-	Copied   int // replicas of chunks that recovery has made in this run
+	Epoch     uint64 // of the map that it goes by
+	Groups    int    // replicas of placement groups
+	Leads     int    // of those, it leads
+	Degraded  int    // of those it leads, lack a live voter that the map wants
+	Missing   int    // replicas of chunks that recovery has found lacking and not made yet
+	Copied    int    // replicas of chunks that recovery has made in this run
+	Unchecked bool   // recovery has not been through all chunks since the map changed
 }
 
 // Stats counts.
 func (o *OSD) Stats() (s Stats) {
 	m := o.Map()
+	s.Epoch, s.Unchecked = m.Epoch, o.recovery.checked.Load() < m.Epoch
 	s.Missing, s.Copied = int(o.recovery.missing.Load()), int(o.recovery.copied.Load())
 	for _, g := range o.hosted() {
 		s.Groups++
-		want := len(m.Acting(m.Meta(), g.id))
+		want := m.Acting(m.Meta(), g.id)
 		g.mu.RLock()
 		if g.leads {
 			s.Leads++
 			alive := 0
 			g.rn.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
-				if !p.IsLearner && (id == o.member() || p.RecentActive) {
+				if !p.IsLearner && (id == o.member() || p.RecentActive) && slices.Contains(want, osdID(id)) {
 					alive++
 				}
 			})
-			if alive < min(want, m.Meta().Size) {
+			if alive < len(want) {
 				s.Degraded++
 			}
 		}

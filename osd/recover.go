@@ -38,6 +38,7 @@ type recovery struct {
 	missing atomic.Int64 // replicas that the pass under way found lacking and has not made yet
 	copied  atomic.Int64 // replicas made in this run
 	bytes   atomic.Int64
+	checked atomic.Uint64 // epoch of the map by which all chunks were last found where they belong
 }
 
 func (o *OSD) recoverLoop(ctx context.Context) error {
@@ -53,6 +54,7 @@ func (o *OSD) recoverLoop(ctx context.Context) error {
 			return nil
 		}
 		next := recoverEvery
+		epoch := o.Map().Epoch
 		whole, err := o.recoverPass(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -62,6 +64,8 @@ func (o *OSD) recoverLoop(ctx context.Context) error {
 		}
 		if err != nil || !whole {
 			next = recoverRetry
+		} else {
+			o.recovery.checked.Store(epoch)
 		}
 		wait.Reset(next)
 	}
