@@ -27,6 +27,7 @@ type FS struct {
 	chunks atomic.Uint64  // versions handed out in this session
 	wg     sync.WaitGroup // uploads
 
+	shared  shared
 	forgets atomic.Bool // Forget will be called
 }
 

@@ -36,6 +36,9 @@ func (f *file) flush(ctx context.Context, p objstore.Promise) error {
 // flushLocked commits what is dirty and says whether there was anything. After
 // an error all of it is dirty again. Under commitMu.
 func (f *file) flushLocked(ctx context.Context, p objstore.Promise) (did bool, err error) {
+	if err := f.refreshLocked(ctx); err != nil {
+		return false, err
+	}
 	f.mu.Lock()
 	// Whatever an upload failed with, its bytes are still here and go now.
 	f.asyncErr = nil
@@ -66,6 +69,7 @@ func (f *file) flushLocked(ctx context.Context, p objstore.Promise) (did bool, e
 		f.restore()
 		return true, fmt.Errorf("commit inode %v: %w", f.ino, err)
 	}
+	f.seen = s.mtime
 	f.free(f.flushing.cutOut(0, ^uint64(0)))
 	f.flushing = nil
 	f.pending.Store(len(f.dirty) > 0)

@@ -22,6 +22,7 @@ type file struct {
 	mem     atomic.Int64  // bytes charged to the budget
 	pending atomic.Bool   // there are dirty ranges
 	xattr   atomic.Uint32 // 1: the inode may have a security.capability
+	stale   atomic.Bool   // another host changed it since it was looked at
 
 	// commitMu is held while the file's committed state changes, store calls
 	// included. The layouts are what the metadata holds, by layoutSpan.
@@ -36,13 +37,17 @@ type file struct {
 	dirty    segList    // newest
 	flushing segList    // being committed; below dirty
 	asyncErr error      // of an upload, for the next call that can return it
+	seen     int64      // mtime of the committed state
 	gen      uint64     // of the committed state; caches of another gen are void
 	win      window     // committed extents
 	body     []byte     // the whole committed body of a small file
 }
 
 // Handle is an open file. Its methods may be called from any goroutine.
-type Handle struct{ f *file }
+type Handle struct {
+	f    *file
+	keep bool
+}
 
 // Open opens a regular file. Stale if it is gone.
 func (fs *FS) Open(ctx context.Context, ino objstore.Ino) (*Handle, error) {
@@ -54,12 +59,17 @@ func (fs *FS) open(ctx context.Context, ino objstore.Ino, a *objstore.Attr) (*Ha
 	if err != nil {
 		return nil, err
 	}
-	if err := f.load(ctx, a); err != nil {
+	keep, err := f.load(ctx, a)
+	if err != nil {
 		fs.release(f)
 		return nil, err
 	}
-	return &Handle{f}, nil
+	return &Handle{f, keep || a != nil}, nil
 }
+
+// Unchanged says that what the kernel has of the file since it was last open is
+// still good.
+func (h *Handle) Unchanged() bool { return h.keep || h.f.fs.shared.kernel == nil }
 
 // Ino is the inode the handle has open.
 func (h *Handle) Ino() objstore.Ino { return h.f.ino }
@@ -90,30 +100,33 @@ func (h *Handle) Fsync(ctx context.Context) error {
 	return f.fs.store.Sync(ctx, f.ino.Volume())
 }
 
-// load makes the file's size known, from a if that is not nil.
-func (f *file) load(ctx context.Context, a *objstore.Attr) error {
+// load makes the file's size known, from a if that is not nil. keep: the file
+// was open already, or has not been written since it was.
+func (f *file) load(ctx context.Context, a *objstore.Attr) (keep bool, err error) {
+	f.fs.touch(f.ino.Volume())
 	f.mu.Lock()
 	loaded := f.loaded
 	f.mu.Unlock()
 	if loaded {
-		return nil
+		return true, f.refresh(ctx)
 	}
 	if a == nil {
 		got, err := f.fs.store.GetAttr(ctx, f.ino)
 		if err != nil {
-			return err
+			return false, err
 		}
 		a = &got
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.loaded {
-		f.loaded, f.csize, f.size = true, a.Size, a.Size
-		if a.HasXattr {
-			f.xattr.Store(1)
-		}
+	if f.loaded {
+		return true, nil
 	}
-	return nil
+	f.loaded, f.csize, f.size, f.seen = true, a.Size, a.Size, a.Mtime
+	if a.HasXattr {
+		f.xattr.Store(1)
+	}
+	return f.fs.shared.reopen(f.ino, version{a.Mtime, a.Size}), nil
 }
 
 func (f *file) isDirty() bool { return f.pending.Load() }
@@ -150,8 +163,12 @@ func (f *file) overlay(a *objstore.Attr) {
 			n += uint64(s.n)
 		}
 	}
-	a.Size = f.size
-	a.Blocks = max(a.Blocks, min(a.Blocks+(n+511)/512, (f.size+511)/512))
+	if f.stale.Load() {
+		a.Size = max(a.Size, f.dirtyEnd())
+	} else {
+		a.Size = f.size
+	}
+	a.Blocks = max(a.Blocks, min(a.Blocks+(n+511)/512, (a.Size+511)/512))
 	a.Mtime = f.mtime
 	a.Ctime = max(a.Ctime, f.mtime)
 }
@@ -197,6 +214,9 @@ func (h *Handle) Write(ctx context.Context, p []byte, off uint64, o WriteOptions
 	}
 	if len(p) == 0 {
 		return 0, nil
+	}
+	if err := f.refresh(ctx); err != nil {
+		return 0, err
 	}
 	if err := f.dropPrivileges(ctx, o); err != nil {
 		return 0, err

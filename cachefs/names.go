@@ -8,6 +8,7 @@ import (
 
 // Lookup finds a name. The attributes include what open files have not committed.
 func (fs *FS) Lookup(ctx context.Context, dir objstore.Ino, name string) (objstore.Attr, error) {
+	fs.touch(dir.Volume())
 	before := fs.clock.any.Load()
 	a, err := fs.store.Lookup(ctx, dir, name)
 	if err != nil || a.Mode&objstore.ModeType != objstore.ModeRegular {
@@ -25,6 +26,7 @@ func (fs *FS) Lookup(ctx context.Context, dir objstore.Ino, name string) (objsto
 
 // GetAttr returns an inode's attributes, what its open file has not committed included.
 func (fs *FS) GetAttr(ctx context.Context, ino objstore.Ino) (objstore.Attr, error) {
+	fs.touch(ino.Volume())
 	tick := fs.clock.at(ino)
 	for {
 		before := tick.Load()
@@ -49,6 +51,7 @@ func (fs *FS) GetAttr(ctx context.Context, ino objstore.Ino) (objstore.Attr, err
 
 // ReadDir lists a directory as objstore.Store has it, with up-to-date attributes.
 func (fs *FS) ReadDir(ctx context.Context, dir objstore.Ino, after uint64, max int, attrs bool) ([]objstore.DirEntry, error) {
+	fs.touch(dir.Volume())
 	if !attrs {
 		return fs.store.ReadDir(ctx, dir, after, max, false)
 	}

@@ -45,6 +45,9 @@ func (h *Handle) Read(ctx context.Context, p []byte, off uint64) (done int, err 
 
 func (f *file) read(ctx context.Context, p []byte, off uint64) (int, error) {
 	for try := 0; ; try++ {
+		if err := f.refresh(ctx); err != nil {
+			return 0, err
+		}
 		f.mu.Lock()
 		gen := f.gen
 		if off >= f.size {

@@ -71,6 +71,7 @@ func (fs *FS) release(f *file) {
 	}
 	s.mu.Unlock()
 	if last {
+		f.closed()
 		f.drop()
 		if orphan {
 			fs.purger.add(f.ino)

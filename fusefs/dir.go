@@ -100,6 +100,9 @@ func (r *raw) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName stri
 // OpenDir implements fuse.RawFileSystem. Listings need no handle; a kernel that
 // can do without is told once, and then keeps listings as the flags here say.
 func (r *raw) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if r.shared {
+		return fuse.OK // the kernel keeps no listing
+	}
 	if r.skipOpenDir.Load() {
 		return fuse.ENOSYS
 	}

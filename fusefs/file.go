@@ -10,13 +10,16 @@ import (
 	"pillarbox/objstore"
 )
 
-// openFlags: bodies change through this mount only, so pages stay good. A
-// reader's close has nothing to flush and need not tell us.
-func openFlags(flags uint32) uint32 {
-	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
-		return fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
+// openFlags: pages stay good unless another host changed the file. A reader's
+// close has nothing to flush and need not tell us.
+func openFlags(flags uint32, h *cachefs.Handle) (out uint32) {
+	if h.Unchanged() {
+		out = fuse.FOPEN_KEEP_CACHE
 	}
-	return fuse.FOPEN_KEEP_CACHE
+	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
+		out |= fuse.FOPEN_NOFLUSH
+	}
+	return out
 }
 
 // Open implements fuse.RawFileSystem.
@@ -26,7 +29,7 @@ func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 		return r.status("open", in.NodeId, err)
 	}
 	out.Fh = r.handles.add(h)
-	out.OpenFlags = openFlags(in.Flags)
+	out.OpenFlags = openFlags(in.Flags, h)
 	return fuse.OK
 }
 
@@ -51,7 +54,7 @@ func (r *raw) create(op string, in *fuse.CreateIn, name string, out *fuse.Create
 	}
 	r.fillEntry(&a, true, &out.EntryOut)
 	out.Fh = r.handles.add(h)
-	out.OpenFlags = openFlags(in.Flags)
+	out.OpenFlags = openFlags(in.Flags, h)
 	return fuse.OK
 }
 

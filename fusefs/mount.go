@@ -23,6 +23,7 @@ type Options struct {
 	Source     string          // what mount tables show as the device; "pillarbox"
 	Timeout    time.Duration   // how long the kernel keeps names, absent names and attributes; 24 h
 	DirTimeout time.Duration   // the same of attributes of directories; 1 s
+	Shared     bool            // other hosts change the store, too: the kernel keeps no names and attributes
 	ReadAhead  int             // bytes the kernel reads ahead; 1 MiB
 	Suid       bool            // honour set-user-ID bits
 	Dev        bool            // honour device files
@@ -35,10 +36,10 @@ func (o Options) withDefaults() Options {
 	if o.Source == "" {
 		o.Source = fsType
 	}
-	if o.Timeout == 0 {
+	if o.Timeout == 0 && !o.Shared {
 		o.Timeout = 24 * time.Hour
 	}
-	if o.DirTimeout == 0 {
+	if o.DirTimeout == 0 && !o.Shared {
 		o.DirTimeout = min(time.Second, o.Timeout)
 	}
 	if o.ReadAhead == 0 {
@@ -96,11 +97,15 @@ func Mount(mountpoint string, fs *cachefs.FS, o Options) (*Mounted, error) {
 		log:           o.Log,
 		timeout:       o.Timeout,
 		dirTimeout:    o.DirTimeout,
+		shared:        o.Shared,
 	}
 	fs.ExpectForget()
 	server, err := fuse.NewServer(r, point, o.mountOptions())
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", point, err)
+	}
+	if o.Shared {
+		fs.SetKernel(kernel{server})
 	}
 	m := &Mounted{point, server, make(chan struct{})}
 	go func() {

@@ -21,6 +21,7 @@ type raw struct {
 	log                *slog.Logger
 	timeout            time.Duration
 	dirTimeout         time.Duration
+	shared             bool
 	skipOpenDir        atomic.Bool // the kernel can do without OPENDIR
 	handles            handles
 	dirs               dirClock

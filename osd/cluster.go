@@ -53,6 +53,9 @@ func (o *OSD) tickLoop(ctx context.Context) error {
 			return nil
 		}
 		now, m := o.ticks.Add(1), o.Map()
+		if now%10 == 0 {
+			o.lapse(now)
+		}
 		for _, g := range o.hosted() {
 			g.mu.Lock()
 			err := g.tick(m, now)

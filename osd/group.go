@@ -64,6 +64,7 @@ type group struct {
 	pinned    map[*pin]struct{}
 	reads     readQueue
 	seen      sessions
+	holders   holders
 	lastHeard int64 // ticks of the OSD when the last message came; of a follower
 }
 

@@ -1,6 +1,7 @@
 package osd
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -61,7 +62,7 @@ func (g *group) noteLeads() {
 	if g.role != raft.StateLeader || g.leads || g.committed < g.barrier {
 		return
 	}
-	if err := g.seen.load(&g.st); err != nil {
+	if err := errors.Join(g.seen.load(&g.st), g.holders.load(&g.st, g.osd.ticks.Load())); err != nil {
 		g.fail(fmt.Errorf("group %d: %w", g.id, err))
 		return
 	}
@@ -78,6 +79,11 @@ func (g *group) noteLeads() {
 // sends those who wait for it to the next leader. Called with mu held.
 func (g *group) stepDown() {
 	g.leads = false
+	for _, session := range g.holders.stepDown() {
+		if s := g.osd.subs.get(session); s != nil {
+			s.send(Pushed{Lost: []uint32{g.id}})
+		}
+	}
 	for _, w := range g.waiters {
 		w.done <- g.elsewhere()
 	}
@@ -179,6 +185,9 @@ func (g *group) tick(m *objstore.Map, now int64) error {
 		g.retrySnapshots()
 		g.reconfigure(m)
 		g.seen.expire(now)
+		if err := g.expireHolders(now); err != nil {
+			return err
+		}
 		return g.process()
 	}
 	return nil

@@ -26,6 +26,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -115,6 +116,7 @@ type OSD struct {
 	reapNow  chan struct{}
 	reap     reaper
 	recovery recovery
+	subs     subscriptions
 	settled  chan struct{} // closed when what the last run left is cleared up
 
 	flushMu     sync.Mutex       // one flush at a time
@@ -558,6 +560,14 @@ func (o *OSD) Apply(ctx context.Context, pg uint32, r objstore.Request, c objsto
 			return objstore.Result{}, err
 		}
 	}
+	if _, err := o.hold(ctx, g, c.Volume()); err != nil {
+		return objstore.Result{}, err
+	}
+	if purge, ok := c.(objstore.Purge); ok {
+		if c, err = o.unlessOpen(ctx, g, r.Session, purge); err != nil {
+			return objstore.Result{}, err
+		}
+	}
 	delta, res, index, err := g.apply(r, c, o.ticks.Load())
 	if err != nil {
 		return objstore.Result{}, err
@@ -569,7 +579,22 @@ func (o *OSD) Apply(ctx context.Context, pg uint32, r objstore.Request, c objsto
 			return objstore.Result{}, err
 		}
 	}
-	return res, nil
+	_, err = o.tell(ctx, g, c.Volume(), r.Session, objstore.EventsOf(c, res))
+	return res, err
+}
+
+// unlessOpen takes out of a purge what other clients have open.
+func (o *OSD) unlessOpen(ctx context.Context, g *group, self uint64, c objstore.Purge) (objstore.Purge, error) {
+	events := make([]objstore.Event, len(c.Inos))
+	for i, ino := range c.Inos {
+		events[i] = objstore.Event{Kind: objstore.Purged, Ino: ino}
+	}
+	busy, err := o.tell(ctx, g, c.Vol, self, events)
+	if err != nil || len(busy) == 0 {
+		return c, err
+	}
+	c.Inos = slices.DeleteFunc(slices.Clone(c.Inos), func(ino objstore.Ino) bool { return busy[ino] })
+	return c, nil
 }
 
 // apply works a change out and logs it.

@@ -61,7 +61,7 @@ func (o *OSD) WantedChunks(ctx context.Context, pg uint32, ids []objstore.ChunkI
 			return nil, fmt.Errorf("chunk %v is none of placement group %d: %w", id, pg, objstore.Invalid)
 		}
 	}
-	return read(ctx, o, pg, func(v volume.View) ([]bool, error) {
+	return read(ctx, o, pg, objstore.RootVolume, func(v volume.View) ([]bool, error) {
 		wanted := make([]bool, len(ids))
 		for i, id := range ids {
 			w, err := volume.References(v, id)

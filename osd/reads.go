@@ -12,12 +12,15 @@ import (
 // read runs a question to a group's state for a client: what it answers is
 // committed, and no other leader knew better when it was asked (the ReadIndex of
 // Ongaro's thesis, 2014, section 6.4).
-func read[T any](ctx context.Context, o *OSD, pg uint32, ask func(volume.View) (T, error)) (answer T, err error) {
+func read[T any](ctx context.Context, o *OSD, pg uint32, vol objstore.VolumeID, ask func(volume.View) (T, error)) (answer T, err error) {
 	g, err := o.group(pg)
 	if err != nil {
 		return answer, err
 	}
 	if err := g.confirm(ctx); err != nil {
+		return answer, err
+	}
+	if _, err := o.hold(ctx, g, vol); err != nil {
 		return answer, err
 	}
 	g.mu.RLock()
@@ -113,45 +116,45 @@ func (q *readQueue) fail(err error) {
 
 // Lookup finds a name in a directory; the entry has its Attr if it is of the same volume.
 func (o *OSD) Lookup(ctx context.Context, pg uint32, dir objstore.Ino, name string) (objstore.DirEntry, error) {
-	return read(ctx, o, pg, func(v volume.View) (objstore.DirEntry, error) { return volume.Lookup(v, dir, name) })
+	return read(ctx, o, pg, dir.Volume(), func(v volume.View) (objstore.DirEntry, error) { return volume.Lookup(v, dir, name) })
 }
 
 // GetAttr is as in objstore.Store.
 func (o *OSD) GetAttr(ctx context.Context, pg uint32, ino objstore.Ino) (objstore.Attr, error) {
-	return read(ctx, o, pg, func(v volume.View) (objstore.Attr, error) { return volume.GetAttr(v, ino) })
+	return read(ctx, o, pg, ino.Volume(), func(v volume.View) (objstore.Attr, error) { return volume.GetAttr(v, ino) })
 }
 
 // ReadDir is as in objstore.Store.
 func (o *OSD) ReadDir(ctx context.Context, pg uint32, dir objstore.Ino, after uint64, max int, attrs bool) ([]objstore.DirEntry, error) {
-	return read(ctx, o, pg, func(v volume.View) ([]objstore.DirEntry, error) { return volume.ReadDir(v, dir, after, max, attrs) })
+	return read(ctx, o, pg, dir.Volume(), func(v volume.View) ([]objstore.DirEntry, error) { return volume.ReadDir(v, dir, after, max, attrs) })
 }
 
 // Readlink is as in objstore.Store.
 func (o *OSD) Readlink(ctx context.Context, pg uint32, ino objstore.Ino) (string, error) {
-	return read(ctx, o, pg, func(v volume.View) (string, error) { return volume.Readlink(v, ino) })
+	return read(ctx, o, pg, ino.Volume(), func(v volume.View) (string, error) { return volume.Readlink(v, ino) })
 }
 
 // GetXattr is as in objstore.Store.
 func (o *OSD) GetXattr(ctx context.Context, pg uint32, ino objstore.Ino, name string) ([]byte, error) {
-	return read(ctx, o, pg, func(v volume.View) ([]byte, error) { return volume.GetXattr(v, ino, name) })
+	return read(ctx, o, pg, ino.Volume(), func(v volume.View) ([]byte, error) { return volume.GetXattr(v, ino, name) })
 }
 
 // ListXattr is as in objstore.Store.
 func (o *OSD) ListXattr(ctx context.Context, pg uint32, ino objstore.Ino) ([]string, error) {
-	return read(ctx, o, pg, func(v volume.View) ([]string, error) { return volume.ListXattr(v, ino) })
+	return read(ctx, o, pg, ino.Volume(), func(v volume.View) ([]string, error) { return volume.ListXattr(v, ino) })
 }
 
 // Extents is as in objstore.Store.
 func (o *OSD) Extents(ctx context.Context, pg uint32, ino objstore.Ino, off, n uint64) ([]objstore.Extent, error) {
-	return read(ctx, o, pg, func(v volume.View) ([]objstore.Extent, error) { return volume.Extents(v, ino, off, n) })
+	return read(ctx, o, pg, ino.Volume(), func(v volume.View) ([]objstore.Extent, error) { return volume.Extents(v, ino, off, n) })
 }
 
 // Pending lists volumes whose making or removal was begun; asked of the root volume's group.
 func (o *OSD) Pending(ctx context.Context, pg uint32) ([]objstore.VolumeID, error) {
-	return read(ctx, o, pg, volume.Pending)
+	return read(ctx, o, pg, objstore.RootVolume, volume.Pending)
 }
 
 // Orphans lists up to max inodes of a volume that have no name and are not purged yet.
 func (o *OSD) Orphans(ctx context.Context, pg uint32, vol objstore.VolumeID, max int) ([]objstore.Ino, error) {
-	return read(ctx, o, pg, func(v volume.View) ([]objstore.Ino, error) { return volume.Orphans(v, vol, max) })
+	return read(ctx, o, pg, vol, func(v volume.View) ([]objstore.Ino, error) { return volume.Orphans(v, vol, max) })
 }

@@ -125,6 +125,9 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 		})
 	}()
 	s.closers = append(s.closers, func() error { stop(); <-ended; return nil })
-	s.fs, err = cachefs.New(s.client, cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx})
-	return s, err
+	if s.fs, err = cachefs.New(s.client, cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx}); err != nil {
+		return nil, err
+	}
+	s.client.SetWatcher(s.fs)
+	return s, nil
 }

@@ -56,6 +56,7 @@ type Client struct {
 	peers   map[int]*peer
 	seqs    sequence
 
+	watch watches
 	reads readState
 	codes sync.Map // objstore.Coding -> *ec.Code
 	late  chan struct{}

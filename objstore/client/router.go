@@ -48,7 +48,15 @@ func (c *Client) toLeader(ctx context.Context, pg uint32, op func(context.Contex
 				break
 			}
 			id := order[i]
-			err := c.call(ctx, id, c.opt.Attempt, op)
+			err := c.call(ctx, id, c.opt.Attempt, func(ctx context.Context, osd OSD) error {
+				ctx, learned, err := c.leased(ctx, pg, id, osd)
+				if err == nil {
+					if err = op(ctx, osd); err == nil {
+						learned()
+					}
+				}
+				return err
+			})
 			if err == nil {
 				c.leaders.Store(pg, id)
 				return nil

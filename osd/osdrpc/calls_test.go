@@ -75,6 +75,7 @@ func TestCalls(t *testing.T) {
 			total, free, err := c.Space(ctx)
 			return [2]uint64{total, free}, err
 		})
+		check("Hold", true, func() (any, error) { return c.Hold(ctx, pg, []objstore.VolumeID{vol}) }, pg, []objstore.VolumeID{vol})
 		check("HasChunks", make([]bool, len(ids)), func() (any, error) { return c.HasChunks(ctx, ids) }, ids)
 		check("DropChunks", nil, func() (any, error) { return nil, c.DropChunks(ctx, ids) }, ids)
 		wanted := make([]bool, len(ids))
@@ -100,7 +101,7 @@ func TestCalls(t *testing.T) {
 		}
 	}
 	for typ := range reflect.TypeFor[Backend]().Methods() {
-		if !called[typ.Name] && typ.Name != "Step" && typ.Name != "PullGroup" {
+		if !called[typ.Name] && typ.Name != "Step" && typ.Name != "PullGroup" && typ.Name != "Subscribe" {
 			t.Errorf("%s is not tested", typ.Name)
 		}
 	}

@@ -274,3 +274,43 @@ func FuzzChange(f *testing.F) {
 		}
 	})
 }
+
+func TestPushOverWire(t *testing.T) {
+	r := seeded(t)
+	for range 100 {
+		p := random[objstore.Push](r)
+		for i := range p.Events {
+			p.Events[i].Kind = objstore.EventKind(1 + r.IntN(int(objstore.Purged)))
+		}
+		var d decoder
+		if got := d.push(overWire(t, pushToWire(&p))); d.err != nil || !reflect.DeepEqual(got, p) {
+			t.Fatalf("%+v came back as %+v, %v", p, got, d.err)
+		}
+	}
+}
+
+func FuzzPush(f *testing.F) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 20 {
+		p := random[objstore.Push](r)
+		b, err := proto.Marshal(pushToWire(&p))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := &osdv1.Push{}
+		if proto.Unmarshal(b, m) != nil {
+			return
+		}
+		var d decoder
+		p := d.push(m)
+		if d.err == nil && !proto.Equal(pushToWire(&p), m) && len(m.ProtoReflect().GetUnknown()) == 0 {
+			var again decoder
+			if q := again.push(pushToWire(&p)); again.err != nil || !reflect.DeepEqual(p, q) {
+				t.Fatalf("%+v came back as %+v, %v", p, q, again.err)
+			}
+		}
+	})
+}

@@ -88,6 +88,14 @@ func (f *fake) Lookup(ctx context.Context, pg uint32, dir objstore.Ino, name str
 	return ret[objstore.DirEntry](f.call(ctx, "Lookup", pg, dir, name))
 }
 
+func (f *fake) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID) (bool, error) {
+	return ret[bool](f.call(ctx, "Hold", pg, vols))
+}
+
+func (f *fake) Subscribe(session uint64) (*osd.Subscription, error) {
+	return ret[*osd.Subscription](f.call(context.Background(), "Subscribe", session))
+}
+
 func (f *fake) GetAttr(ctx context.Context, pg uint32, ino objstore.Ino) (objstore.Attr, error) {
 	return ret[objstore.Attr](f.call(ctx, "GetAttr", pg, ino))
 }

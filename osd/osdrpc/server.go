@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
+	"pillarbox/objstore"
 	"pillarbox/objstore/client"
 	"pillarbox/osd"
 	"pillarbox/osd/osdrpc/osdv1"
@@ -21,6 +22,8 @@ import (
 type Backend interface {
 	client.OSD
 	osd.Peer
+	Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID) (known bool, err error)
+	Subscribe(session uint64) (*osd.Subscription, error)
 	// Step takes in raft's messages from another OSD, in the order it sent them.
 	Step(ctx context.Context, from int, ms []osd.RaftMessage) error
 	// PullGroup sends a group's state. What it sends may change when send has
@@ -124,6 +127,10 @@ func guardUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle
 		return handle(ctx, req)
 	}
 	if err := authorize(ctx, name); err != nil {
+		return nil, errToWire(err)
+	}
+	ctx, err := receiveLease(ctx)
+	if err != nil {
 		return nil, errToWire(err)
 	}
 	resp, err := handle(ctx, req)

@@ -38,6 +38,8 @@ const (
 	OSD_ReadChunk_FullMethodName = "/pillarbox.osd.v1.OSD/ReadChunk"
 	OSD_PutChunk_FullMethodName  = "/pillarbox.osd.v1.OSD/PutChunk"
 	OSD_Space_FullMethodName     = "/pillarbox.osd.v1.OSD/Space"
+	OSD_Hold_FullMethodName      = "/pillarbox.osd.v1.OSD/Hold"
+	OSD_Watch_FullMethodName     = "/pillarbox.osd.v1.OSD/Watch"
 )
 
 // OSDClient is the client API for OSD service.
@@ -60,6 +62,10 @@ type OSDClient interface {
 	ReadChunk(ctx context.Context, in *ReadChunkRequest, opts ...grpc.CallOption) (*ReadChunkResponse, error)
 	PutChunk(ctx context.Context, in *PutChunkRequest, opts ...grpc.CallOption) (*Done, error)
 	Space(ctx context.Context, in *SpaceRequest, opts ...grpc.CallOption) (*SpaceResponse, error)
+	// Hold is made under the lease that the metadata names.
+	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
+	// Watch carries pushes to a client, and signs of life and acknowledgements back.
+	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FromWatcher, ToWatcher], error)
 }
 
 type oSDClient struct {
@@ -210,6 +216,29 @@ func (c *oSDClient) Space(ctx context.Context, in *SpaceRequest, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *oSDClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HoldResponse)
+	err := c.cc.Invoke(ctx, OSD_Hold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *oSDClient) Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FromWatcher, ToWatcher], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &OSD_ServiceDesc.Streams[0], OSD_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FromWatcher, ToWatcher]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OSD_WatchClient = grpc.BidiStreamingClient[FromWatcher, ToWatcher]
+
 // OSDServer is the server API for OSD service.
 // All implementations must embed UnimplementedOSDServer
 // for forward compatibility.
@@ -230,6 +259,10 @@ type OSDServer interface {
 	ReadChunk(context.Context, *ReadChunkRequest) (*ReadChunkResponse, error)
 	PutChunk(context.Context, *PutChunkRequest) (*Done, error)
 	Space(context.Context, *SpaceRequest) (*SpaceResponse, error)
+	// Hold is made under the lease that the metadata names.
+	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
+	// Watch carries pushes to a client, and signs of life and acknowledgements back.
+	Watch(grpc.BidiStreamingServer[FromWatcher, ToWatcher]) error
 	mustEmbedUnimplementedOSDServer()
 }
 
@@ -281,6 +314,12 @@ func (UnimplementedOSDServer) PutChunk(context.Context, *PutChunkRequest) (*Done
 }
 func (UnimplementedOSDServer) Space(context.Context, *SpaceRequest) (*SpaceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Space not implemented")
+}
+func (UnimplementedOSDServer) Hold(context.Context, *HoldRequest) (*HoldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hold not implemented")
+}
+func (UnimplementedOSDServer) Watch(grpc.BidiStreamingServer[FromWatcher, ToWatcher]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedOSDServer) mustEmbedUnimplementedOSDServer() {}
 func (UnimplementedOSDServer) testEmbeddedByValue()             {}
@@ -555,6 +594,31 @@ func _OSD_Space_Handler(srv interface{}, ctx context.Context, dec func(interface
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OSD_Hold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OSDServer).Hold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OSD_Hold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OSDServer).Hold(ctx, req.(*HoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OSD_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(OSDServer).Watch(&grpc.GenericServerStream[FromWatcher, ToWatcher]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OSD_WatchServer = grpc.BidiStreamingServer[FromWatcher, ToWatcher]
+
 // OSD_ServiceDesc is the grpc.ServiceDesc for OSD service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -618,8 +682,19 @@ var OSD_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Space",
 			Handler:    _OSD_Space_Handler,
 		},
+		{
+			MethodName: "Hold",
+			Handler:    _OSD_Hold_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Watch",
+			Handler:       _OSD_Watch_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "osd/osdrpc/osdv1/osd.proto",
 }
 

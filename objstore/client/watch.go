@@ -1,0 +1,221 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"pillarbox/objstore"
+)
+
+// Watchable is an OSD that tells of changes: every one but the embedded store's,
+// whose changes all come from one client.
+type Watchable interface {
+	OSD
+	// Watch begins a stream of pushes for a session and returns when it has ended:
+	// the OSD did not answer for nearly the time of a lease, or ctx ended.
+	Watch(ctx context.Context, session uint64, w Watching) error
+	// Hold says under ctx's lease that the session has forgotten what it learned
+	// of a placement group, and of which volumes in it it must go on hearing. known is false when its lease had ended before.
+	Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID) (known bool, err error)
+}
+
+// Watching is what a stream calls, one after the other.
+type Watching struct {
+	Begun func(stream uint64)
+	Push  func(p objstore.Push, ack func(objstore.Ack)) // ack may be called later
+	Lost  func(pgs []uint32)                            // the OSD leads them no more
+	End   context.Context                               // with its end the session ends in good order
+}
+
+// Watcher hears of what others change. Its methods must not wait for the Store.
+type Watcher interface {
+	// Told takes in a push; ack is to be called when nothing that was known
+	// before is served any more.
+	Told(p objstore.Push, ack func(objstore.Ack))
+	// Void drops what is known of the volumes that in says. fenced: others may
+	// have changed them since, so that what is not committed there must not be.
+	Void(in func(objstore.VolumeID) bool, fenced bool)
+	// Known lists those of the volumes that something was asked of.
+	Known(in func(objstore.VolumeID) bool) []objstore.VolumeID
+}
+
+// SetWatcher makes the client ask under leases from now on, and pass on what it
+// is told. It is called before anything is asked that must stay true.
+func (c *Client) SetWatcher(w Watcher) {
+	c.watch.mu.Lock()
+	defer c.watch.mu.Unlock()
+	c.watch.to = w
+}
+
+// watches are the client's streams. The mutex is a leaf.
+type watches struct {
+	mu      sync.Mutex
+	to      Watcher
+	streams map[int]*stream    // by OSD
+	held    map[uint32]*stream // under which a placement group's volumes are known
+}
+
+// stream is one with one OSD.
+type stream struct {
+	osd   int
+	id    uint64
+	begun chan struct{} // closed when id is known, or it has ended
+	ended chan struct{}
+	lost  map[uint32]bool // under watches.mu: placement groups that the OSD led
+}
+
+func (s *stream) over() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// leased makes a question to the leader of a placement group one under a lease.
+// learned is to be called when it was answered.
+func (c *Client) leased(ctx context.Context, pg uint32, id int, osd OSD) (_ context.Context, learned func(), err error) {
+	w, ok := osd.(Watchable)
+	c.watch.mu.Lock()
+	to := c.watch.to
+	c.watch.mu.Unlock()
+	if !ok || to == nil {
+		return ctx, func() {}, nil
+	}
+	s, err := c.stream(ctx, id, w)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx = objstore.WithLease(ctx, objstore.Lease{Session: c.session.ID, Stream: s.id})
+	c.watch.mu.Lock()
+	before := c.watch.held[pg]
+	moved := before != nil && (before != s || s.lost[pg])
+	c.watch.mu.Unlock()
+	if moved {
+		if err := c.resume(ctx, pg, s, w, to); err != nil {
+			return nil, nil, err
+		}
+	}
+	return ctx, func() { c.learned(pg, s) }, nil
+}
+
+// learned notes that something of a placement group is known under a stream.
+func (c *Client) learned(pg uint32, s *stream) {
+	c.watch.mu.Lock()
+	defer c.watch.mu.Unlock()
+	if c.watch.held == nil {
+		c.watch.held = map[uint32]*stream{}
+	}
+	if c.watch.held[pg] != nil {
+		return
+	}
+	c.watch.held[pg] = s
+	if s.over() || s.lost[pg] {
+		c.resumeLater([]uint32{pg})
+	}
+}
+
+// resume goes over to another leader, or another stream of the same.
+func (c *Client) resume(ctx context.Context, pg uint32, s *stream, w Watchable, to Watcher) error {
+	in := func(v objstore.VolumeID) bool { return c.now.Load().Group(v) == pg }
+	to.Void(in, false)
+	known, err := w.Hold(ctx, pg, to.Known(in))
+	if err != nil {
+		return err
+	}
+	if !known {
+		c.opt.Log.Warn("the lease was over: what was not committed is given up", "pg", pg, "osd", s.osd)
+		to.Void(in, true)
+	}
+	c.watch.mu.Lock()
+	defer c.watch.mu.Unlock()
+	c.watch.held[pg] = s
+	delete(s.lost, pg)
+	return nil
+}
+
+// resumeLater goes over to the leaders of placement groups in the background,
+// so that nobody waits for this client.
+func (c *Client) resumeLater(pgs []uint32) {
+	c.start(func() {
+		for _, pg := range pgs {
+			err := c.toLeader(c.life, pg, func(context.Context, OSD) error { return nil })
+			if err != nil && c.life.Err() == nil {
+				c.opt.Log.Warn("find the leader of a placement group again", "pg", pg, "err", err)
+			}
+		}
+	})
+}
+
+// stream is the one with an OSD, begun if need be.
+func (c *Client) stream(ctx context.Context, id int, w Watchable) (*stream, error) {
+	c.watch.mu.Lock()
+	s := c.watch.streams[id]
+	if s == nil {
+		s = &stream{osd: id, begun: make(chan struct{}), ended: make(chan struct{}), lost: map[uint32]bool{}}
+		if !c.start(func() { c.follow(s, w) }) {
+			c.watch.mu.Unlock()
+			return nil, errClosed
+		}
+		if c.watch.streams == nil {
+			c.watch.streams = map[int]*stream{}
+		}
+		c.watch.streams[id] = s
+	}
+	c.watch.mu.Unlock()
+	select {
+	case <-s.begun:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", objstore.Unavailable, context.Cause(ctx))
+	}
+	if s.over() {
+		return nil, fmt.Errorf("osd.%d does not tell of changes: %w", id, objstore.Unavailable)
+	}
+	return s, nil
+}
+
+// follow runs a stream.
+func (c *Client) follow(s *stream, w Watchable) {
+	begun := sync.OnceFunc(func() { close(s.begun) })
+	c.watch.mu.Lock()
+	to := c.watch.to
+	c.watch.mu.Unlock()
+	err := w.Watch(c.writing, c.session.ID, Watching{
+		End:   c.life,
+		Begun: func(id uint64) { s.id = id; begun() },
+		Push:  to.Told,
+		Lost: func(pgs []uint32) {
+			c.watch.mu.Lock()
+			for _, pg := range pgs {
+				s.lost[pg] = true
+			}
+			pgs = slices.DeleteFunc(slices.Clone(pgs), func(pg uint32) bool { return c.watch.held[pg] != s })
+			c.watch.mu.Unlock()
+			c.resumeLater(pgs)
+		},
+	})
+	c.watch.mu.Lock()
+	close(s.ended)
+	if c.watch.streams[s.osd] == s {
+		delete(c.watch.streams, s.osd)
+	}
+	var pgs []uint32
+	for pg, held := range c.watch.held {
+		if held == s {
+			pgs = append(pgs, pg)
+		}
+	}
+	c.watch.mu.Unlock()
+	begun()
+	if c.life.Err() != nil {
+		return
+	}
+	c.opt.Log.Info("the stream with an OSD has ended", "osd", s.osd, "err", err)
+	m := c.now.Load()
+	to.Void(func(v objstore.VolumeID) bool { return slices.Contains(pgs, m.Group(v)) }, false)
+	slices.Sort(pgs)
+	c.resumeLater(pgs)
+}

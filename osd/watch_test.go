@@ -1,0 +1,239 @@
+package osd
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"pillarbox/objstore"
+)
+
+// listener is a client that watches one OSD. It acknowledges unless it is frozen.
+type listener struct {
+	sub *Subscription
+
+	mu     sync.Mutex
+	frozen bool
+	heard  []objstore.Event
+	unseen []uint64
+	lost   []uint32
+	busy   objstore.Ino
+	wg     sync.WaitGroup
+}
+
+func listen(t *testing.T, o *OSD, session uint64) *listener {
+	t.Helper()
+	sub, err := o.Subscribe(session)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &listener{sub: sub}
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(func() { cancel(); l.wg.Wait() })
+	l.wg.Go(func() {
+		for {
+			list, err := sub.Next(ctx)
+			if err != nil {
+				return
+			}
+			for _, p := range list {
+				l.take(p)
+			}
+		}
+	})
+	return l
+}
+
+func (l *listener) take(p Pushed) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lost = append(l.lost, p.Lost...)
+	if p.Push == nil {
+		return
+	}
+	l.heard = append(l.heard, p.Push.Events...)
+	if l.frozen {
+		l.unseen = append(l.unseen, p.Push.Seq)
+		return
+	}
+	a := objstore.Ack{Seq: p.Push.Seq}
+	if l.busy != 0 {
+		a.Busy = []objstore.Ino{l.busy}
+	}
+	l.sub.Ack(a)
+}
+
+func (l *listener) events() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.heard)
+}
+
+func (l *listener) ctx(t *testing.T) context.Context {
+	return objstore.WithLease(t.Context(), objstore.Lease{Session: l.sub.session, Stream: l.sub.ID()})
+}
+
+func (f *fabric) leader(pg uint32) *OSD {
+	f.t.Helper()
+	var found *OSD
+	f.eventually("a leader", func() bool {
+		for _, o := range f.all() {
+			g := o.groups[pg].Load()
+			if g == nil {
+				continue
+			}
+			g.mu.RLock()
+			leads := g.leads
+			g.mu.RUnlock()
+			if leads {
+				found = o
+			}
+		}
+		return found != nil
+	})
+	return found
+}
+
+func create(name string) objstore.Create {
+	return objstore.Create{Parent: objstore.VolumeRoot(1), Name: name, Mode: objstore.ModeRegular}
+}
+
+// TestTold: who read in a volume hears of a change there before it returns, the
+// author does not, nor who never asked.
+func TestTold(t *testing.T) {
+	f := newFabric(t, 1)
+	f.makeVolumes(0, 1)
+	o, pg := f.osds[0], f.m.Group(1)
+	a, b, c := listen(t, o, 11), listen(t, o, 12), listen(t, o, 13)
+	for _, l := range []*listener{a, b} {
+		if _, err := o.GetAttr(l.ctx(t), pg, objstore.VolumeRoot(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := o.Apply(a.ctx(t), pg, objstore.Request{Session: 11, Seq: 1}, create("x"), objstore.Committed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.events() != 0 || b.events() != 1 || c.events() != 0 {
+		t.Errorf("author heard %d, reader %d, stranger %d", a.events(), b.events(), c.events())
+	}
+	b.mu.Lock()
+	if e := b.heard[0]; e.Kind != objstore.Created || e.Name != "x" || e.Ino != r.Attr.Ino || e.Type != objstore.ModeRegular {
+		t.Errorf("heard %+v", e)
+	}
+	b.busy = r.Attr.Ino // open there
+	b.mu.Unlock()
+
+	// What another has open is not purged.
+	ctx := a.ctx(t)
+	if _, err := o.Apply(ctx, pg, objstore.Request{Session: 11, Seq: 2}, objstore.Remove{Parent: objstore.VolumeRoot(1), Name: "x"}, objstore.Committed); err != nil {
+		t.Fatal(err)
+	}
+	purge := objstore.Purge{Vol: 1, Inos: []objstore.Ino{r.Attr.Ino}}
+	if _, err := o.Apply(ctx, pg, objstore.Request{Session: 11, Seq: 3}, purge, objstore.Committed); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.GetAttr(ctx, pg, r.Attr.Ino); err != nil {
+		t.Errorf("a file that is open elsewhere: %v", err)
+	}
+	if _, err := o.Apply(b.ctx(t), pg, objstore.Request{Session: 12, Seq: 1}, purge, objstore.Committed); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.GetAttr(ctx, pg, r.Attr.Ino); !errors.Is(err, objstore.Stale) {
+		t.Errorf("after it was closed: %v", err)
+	}
+
+	// An ended stream's requests are refused.
+	old := b.ctx(t)
+	b.sub.Close()
+	if _, err := o.GetAttr(old, pg, objstore.VolumeRoot(1)); !errors.Is(err, objstore.Unavailable) {
+		t.Errorf("under an ended lease: %v", err)
+	}
+	if _, err := o.Subscribe(0); !errors.Is(err, objstore.Invalid) {
+		t.Errorf("no session: %v", err)
+	}
+}
+
+// TestFrozenListener: a change waits for one who does not answer, but not longer
+// than its lease; then it is no listener any more.
+func TestFrozenListener(t *testing.T) {
+	f := newFabric(t, 1)
+	f.makeVolumes(0, 1)
+	o, pg := f.osds[0], f.m.Group(1)
+	l := listen(t, o, 11)
+	l.frozen = true
+	if _, err := o.GetAttr(l.ctx(t), pg, objstore.VolumeRoot(1)); err != nil {
+		t.Fatal(err)
+	}
+	start, done := o.ticks.Load(), make(chan error, 1)
+	go func() {
+		_, err := o.Apply(t.Context(), pg, objstore.Request{}, create("x"), objstore.Committed)
+		done <- err
+	}()
+	f.eventually("it is told", func() bool { return l.events() == 1 })
+	select {
+	case err := <-done:
+		t.Fatalf("the change did not wait: %v", err)
+	default:
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if waited := o.ticks.Load() - start; waited < leaseTicks-2 {
+		t.Errorf("waited for %d ticks only", waited)
+	}
+	if _, err := o.Apply(t.Context(), pg, objstore.Request{}, create("y"), objstore.Committed); err != nil {
+		t.Fatal(err)
+	}
+	if l.events() != 1 {
+		t.Errorf("told after its lease was over")
+	}
+	if _, err := o.GetAttr(l.ctx(t), pg, objstore.VolumeRoot(1)); !errors.Is(err, objstore.Unavailable) {
+		t.Errorf("under a lapsed lease: %v", err)
+	}
+}
+
+// TestNewLeaderWaitsForListeners of the one before.
+func TestNewLeaderWaitsForListeners(t *testing.T) {
+	f := newFabric(t, 3)
+	f.eventually("three voters everywhere", f.whole)
+	f.makeVolumes(0, 1)
+	pg := f.m.Group(1)
+	old := f.leader(pg)
+	l := listen(t, old, 11)
+	if _, err := old.GetAttr(l.ctx(t), pg, objstore.VolumeRoot(1)); err != nil {
+		t.Fatal(err)
+	}
+	f.kill(old.opt.ID)
+	now := f.leader(pg)
+	done := make(chan error, 1)
+	go func() {
+		_, err := f.apply(objstore.Request{Session: 12, Seq: 1}, create("x"))
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		t.Fatalf("the change did not wait: %v", err)
+	case <-time.After(500 * time.Millisecond):
+	}
+	again := listen(t, now, 11)
+	known, err := now.Hold(again.ctx(t), pg, []objstore.VolumeID{1})
+	if err != nil || !known {
+		t.Fatalf("known %v, %v", known, err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.apply(objstore.Request{Session: 12, Seq: 2}, create("y")); err != nil {
+		t.Fatal(err)
+	}
+	if again.events() == 0 {
+		t.Error("not told of a volume that it named")
+	}
+	stranger := listen(t, now, 14)
+	if known, err := now.Hold(stranger.ctx(t), pg, nil); err != nil || known {
+		t.Errorf("a session that never asked: known %v, %v", known, err)
+	}
+}
