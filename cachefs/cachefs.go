@@ -44,6 +44,7 @@ func New(store objstore.Store, o Options) (*FS, error) {
 		base:  context.WithoutCancel(o.Base),
 		upSem: make(chan struct{}, o.Uploads),
 	}
+	fs.shared.locks, _ = store.(Locker)
 	fs.table.init()
 	fs.budget.init(o.DirtyMax)
 	fs.purger.start(fs)

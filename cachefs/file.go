@@ -22,6 +22,7 @@ type file struct {
 	mem     atomic.Int64  // bytes charged to the budget
 	pending atomic.Bool   // there are dirty ranges
 	xattr   atomic.Uint32 // 1: the inode may have a security.capability
+	lost    atomic.Bool   // its locks are lost; see fenced
 	stale   atomic.Bool   // another host changed it since it was looked at
 
 	// commitMu is held while the file's committed state changes, store calls
@@ -81,6 +82,9 @@ func (h *Handle) Release() { h.f.fs.release(h.f) }
 // Flush commits what is dirty in the file with promise Ordered, as close(2)
 // needs it. The data of a file without a name is not worth it.
 func (h *Handle) Flush(ctx context.Context) error {
+	if err := h.f.fenced(); err != nil {
+		return err
+	}
 	if !h.f.isDirty() || h.f.isOrphan() {
 		return h.f.takeErr()
 	}
@@ -91,6 +95,9 @@ func (h *Handle) Flush(ctx context.Context) error {
 // on stable storage.
 func (h *Handle) Fsync(ctx context.Context) error {
 	f := h.f
+	if err := f.fenced(); err != nil {
+		return err
+	}
 	f.commitMu.Lock()
 	did, err := f.flushLocked(ctx, objstore.Committed)
 	f.commitMu.Unlock()
@@ -206,7 +213,7 @@ func (f *file) drop() {
 // an earlier background upload instead, once. NoSpace, TooBig.
 func (h *Handle) Write(ctx context.Context, p []byte, off uint64, o WriteOptions) (int, error) {
 	f := h.f
-	if err := f.takeErr(); err != nil {
+	if err := errors.Join(f.fenced(), f.takeErr()); err != nil {
 		return 0, err
 	}
 	if off > maxOffset-uint64(len(p)) {

@@ -32,6 +32,9 @@ type fetch struct {
 
 // Read fills p from off on, less only at the end of the file.
 func (h *Handle) Read(ctx context.Context, p []byte, off uint64) (done int, err error) {
+	if err := h.f.fenced(); err != nil {
+		return 0, err
+	}
 	for done < len(p) {
 		part := p[done:min(len(p), done+readMax)]
 		n, err := h.f.read(ctx, part, off+uint64(done))

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/locks"
 )
 
 // A store with several hosts: what others change is told by pushes, and what is
@@ -22,6 +23,49 @@ type Kernel interface {
 	Happened(e objstore.Event)
 }
 
+// Locker is a Store that has file locks.
+type Locker interface {
+	// Lock tests, sets or clears a lock. A request that waits ends with ctx. Deadlock.
+	Lock(ctx context.Context, r locks.Request) (locks.Answer, error)
+	// Locked says whether this client has a lock of the inode.
+	Locked(ino objstore.Ino) bool
+	// LostLock says whether it had one when its lease was over, until ForgetLock.
+	LostLock(ino objstore.Ino) bool
+	ForgetLock(ino objstore.Ino)
+}
+
+// Lock tests, sets or clears a lock of an open file. What was written under a
+// lock is committed before the lock is cleared. Unsupported: the kernel has the
+// locks of a store with one host.
+func (h *Handle) Lock(ctx context.Context, r locks.Request) (locks.Answer, error) {
+	l := h.f.fs.shared.locks
+	if l == nil {
+		return locks.Answer{}, fmt.Errorf("lock inode %v: %w", h.f.ino, objstore.Unsupported)
+	}
+	if err := h.f.fenced(); err != nil && r.Op != locks.Unlock {
+		return locks.Answer{}, err
+	}
+	r.Ino = h.f.ino
+	if r.Op == locks.Unlock && h.f.isDirty() && !h.f.isOrphan() {
+		if err := h.f.flush(ctx, h.f.fs.promise()); err != nil {
+			return locks.Answer{}, err
+		}
+	}
+	return l.Lock(ctx, r)
+}
+
+// Locked says whether any process of this host has a lock of the file.
+func (h *Handle) Locked() bool { l := h.f.fs.shared.locks; return l != nil && l.Locked(h.f.ino) }
+
+// fenced is why the file must not be used: others may have the locks that
+// processes here believe to have.
+func (f *file) fenced() error {
+	if !f.lost.Load() {
+		return nil
+	}
+	return fmt.Errorf("inode %v: its locks were lost when the lease was over: %w", f.ino, objstore.Fenced)
+}
+
 // SetKernel says which mount the FS serves. It is called before the first request.
 func (fs *FS) SetKernel(k Kernel) { fs.shared.kernel = k }
 
@@ -31,6 +75,7 @@ const maxVersions = 1 << 16
 // shared is what an FS knows of a store that others change, too.
 type shared struct {
 	kernel Kernel
+	locks  Locker   // nil: a store without locks
 	vols   sync.Map // objstore.VolumeID: something was asked of it
 
 	mu       sync.Mutex // a leaf
@@ -126,6 +171,9 @@ func (fs *FS) Void(in func(objstore.VolumeID) bool, fenced bool) {
 		f.changedElsewhere()
 		drop = append(drop, f.ino)
 		if fenced {
+			if l := fs.shared.locks; l != nil && l.LostLock(f.ino) {
+				f.lost.Store(true)
+			}
 			f.fence()
 		}
 	}
@@ -145,6 +193,9 @@ func (f *file) closed() {
 	f.mu.Unlock()
 	if ok && f.fs.shared.kernel != nil {
 		f.fs.shared.close(f.ino, v)
+	}
+	if f.lost.Load() {
+		f.fs.shared.locks.ForgetLock(f.ino)
 	}
 }
 

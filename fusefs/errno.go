@@ -31,6 +31,7 @@ var errnos = [...]syscall.Errno{
 	objstore.Unavailable:  syscall.EIO,
 	objstore.Unsupported:  syscall.EOPNOTSUPP,
 	objstore.Fenced:       syscall.EIO,
+	objstore.Deadlock:     syscall.EDEADLK,
 }
 
 // status turns an error into what the kernel is told. What ends as EIO is

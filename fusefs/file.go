@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -8,15 +9,16 @@ import (
 
 	"pillarbox/cachefs"
 	"pillarbox/objstore"
+	"pillarbox/objstore/locks"
 )
 
 // openFlags: pages stay good unless another host changed the file. A reader's
 // close has nothing to flush and need not tell us.
-func openFlags(flags uint32, h *cachefs.Handle) (out uint32) {
+func (r *raw) openFlags(flags uint32, h *cachefs.Handle) (out uint32) {
 	if h.Unchanged() {
 		out = fuse.FOPEN_KEEP_CACHE
 	}
-	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
+	if flags&syscall.O_ACCMODE == syscall.O_RDONLY && !r.shared { // else it may have locks
 		out |= fuse.FOPEN_NOFLUSH
 	}
 	return out
@@ -29,7 +31,7 @@ func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 		return r.status("open", in.NodeId, err)
 	}
 	out.Fh = r.handles.add(h)
-	out.OpenFlags = openFlags(in.Flags, h)
+	out.OpenFlags = r.openFlags(in.Flags, h)
 	return fuse.OK
 }
 
@@ -54,7 +56,7 @@ func (r *raw) create(op string, in *fuse.CreateIn, name string, out *fuse.Create
 	}
 	r.fillEntry(&a, true, &out.EntryOut)
 	out.Fh = r.handles.add(h)
-	out.OpenFlags = openFlags(in.Flags, h)
+	out.OpenFlags = r.openFlags(in.Flags, h)
 	return fuse.OK
 }
 
@@ -92,7 +94,11 @@ func (r *raw) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	if h == nil {
 		return fuse.EBADF
 	}
-	return r.status("flush", in.NodeId, h.Flush(r.ctx))
+	err := h.Flush(r.ctx)
+	if h.Locked() { // close(2) frees the process's locks, whichever descriptor set them
+		err = errors.Join(err, r.unlock(h, locks.Owner{ID: in.LockOwner}))
+	}
+	return r.status("flush", in.NodeId, err)
 }
 
 // Fsync implements fuse.RawFileSystem.
@@ -107,6 +113,7 @@ func (r *raw) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 // Release implements fuse.RawFileSystem.
 func (r *raw) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if h := r.handles.remove(in.Fh); h != nil {
+		r.freeLocks(in, h)
 		h.Release()
 	}
 }

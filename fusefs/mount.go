@@ -134,6 +134,7 @@ func (o Options) mountOptions() *fuse.MountOptions {
 		MaxBackground:        maxBackground,
 		EnableSymlinkCaching: true,
 		DisableSplice:        true, // bodies come from memory
+		EnableLocks:          o.Shared,
 		// Own writes move mtime; that must not cost the pages they filled.
 		ExplicitDataCacheControl: true,
 		// KILLPRIV_V2: we clear set-ID bits and file capabilities, so the kernel

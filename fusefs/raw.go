@@ -25,6 +25,7 @@ type raw struct {
 	skipOpenDir        atomic.Bool // the kernel can do without OPENDIR
 	handles            handles
 	dirs               dirClock
+	owners             lockOwners
 }
 
 var _ fuse.RawFileSystem = (*raw)(nil)

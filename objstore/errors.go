@@ -29,6 +29,7 @@ const (
 	Unsupported                  // EOPNOTSUPP
 	Fenced                       // EIO: the session has ended; its changes are refused
 	Elsewhere                    // EIO: another OSD has to be asked; see LeaderError
+	Deadlock                     // EDEADLK: waiting for a lock would never end
 )
 
 var kindText = [...]string{
@@ -37,7 +38,7 @@ var kindText = [...]string{
 	Stale: "stale inode", NameTooLong: "name too long", Invalid: "invalid argument", NoAttr: "no such attribute",
 	TooManyLinks: "too many links", TooBig: "too big", NotPermitted: "not permitted", Corrupt: "corrupt data",
 	Unavailable: "store unavailable", Unsupported: "not supported", Fenced: "session fenced",
-	Elsewhere: "to be asked of another OSD",
+	Elsewhere: "to be asked of another OSD", Deadlock: "deadlock",
 }
 
 func (k Kind) Error() string {

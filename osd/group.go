@@ -65,6 +65,7 @@ type group struct {
 	reads     readQueue
 	seen      sessions
 	holders   holders
+	locks     lockTable
 	lastHeard int64 // ticks of the OSD when the last message came; of a follower
 }
 

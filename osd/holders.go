@@ -5,9 +5,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
-	"time"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/locks"
 	"pillarbox/objstore/volume"
 )
 
@@ -85,22 +85,20 @@ func (h *holders) forget(session uint64, gone bool) {
 
 // note says that a session is about to learn something of a volume, and whether
 // it was in the state before.
-func (h *holders) note(session uint64, vol objstore.VolumeID, record bool) (known bool) {
+func (h *holders) note(session uint64, vol objstore.VolumeID, now int64, record bool) (known bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.known[session]
-	if k == nil {
+	known = k != nil && !k.gone && (k.heard || now <= k.until)
+	if !known {
 		if !record || h.known == nil {
 			return false
 		}
 		k = &holder{}
 		h.known[session] = k
-		known = false
-	} else {
-		known = true
 	}
-	if !k.heard || k.gone {
-		k.heard, k.gone = true, false
+	if !k.heard {
+		k.heard = true
 		h.wake()
 	}
 	if k.vols == nil {
@@ -110,14 +108,18 @@ func (h *holders) note(session uint64, vol objstore.VolumeID, record bool) (know
 	return known
 }
 
-// over lists sessions whose record can go.
+// over takes out sessions whose record can go.
 func (h *holders) over(now int64) (sessions []uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for s, k := range h.known {
 		if k.gone || !k.heard && now > k.until {
 			sessions = append(sessions, s)
+			delete(h.known, s)
 		}
+	}
+	if len(sessions) > 0 {
+		h.wake()
 	}
 	return sessions
 }
@@ -160,7 +162,8 @@ func (o *OSD) hold(ctx context.Context, g *group, vol objstore.VolumeID) (known 
 	if s == nil || s.id != lease.Stream {
 		return false, fmt.Errorf("osd.%d: the stream of session %d has ended: %w", o.opt.ID, lease.Session, objstore.Unavailable)
 	}
-	if g.holders.note(lease.Session, vol, false) {
+	now := o.ticks.Load()
+	if g.holders.note(lease.Session, vol, now, false) {
 		return true, nil
 	}
 	g.mu.Lock()
@@ -168,7 +171,7 @@ func (o *OSD) hold(ctx context.Context, g *group, vol objstore.VolumeID) (known 
 	if err := g.canLead(); err != nil {
 		return false, err
 	}
-	if g.holders.note(lease.Session, vol, true) {
+	if g.holders.note(lease.Session, vol, now, true) {
 		return true, nil
 	}
 	// What is answered from here on waits for this entry, too.
@@ -182,8 +185,8 @@ func (o *OSD) hold(ctx context.Context, g *group, vol objstore.VolumeID) (known 
 // Hold says that the session of ctx's lease has forgotten what another OSD told
 // it of a placement group's volumes. known is false when its lease had ended
 // before: others may have changed what it took for its own. From now on it hears
-// of changes of vols.
-func (o *OSD) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID) (known bool, err error) {
+// of changes of vols. held are the locks it has in the group.
+func (o *OSD) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, held []locks.Held) (known bool, err error) {
 	g, err := o.group(pg)
 	if err != nil {
 		return false, err
@@ -191,15 +194,19 @@ func (o *OSD) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID) (kn
 	if err := g.confirm(ctx); err != nil {
 		return false, err
 	}
-	if _, ok := objstore.LeaseOf(ctx); !ok {
+	lease, ok := objstore.LeaseOf(ctx)
+	if !ok {
 		return false, fmt.Errorf("no lease: %w", objstore.Invalid)
 	}
+	g.locks.assert(lease.Session, held) // before others go on
 	if known, err = o.hold(ctx, g, objstore.RootVolume); err != nil {
 		return false, err
 	}
-	lease, _ := objstore.LeaseOf(ctx)
+	if !known {
+		g.locks.drop(lease.Session)
+	}
 	for _, v := range vols {
-		g.holders.note(lease.Session, v, false)
+		g.holders.note(lease.Session, v, o.ticks.Load(), false)
 	}
 	g.mu.RLock()
 	err, index := g.canLead(), g.executed
@@ -223,15 +230,9 @@ func (o *OSD) tell(ctx context.Context, g *group, vol objstore.VolumeID, self ui
 		if until == 0 {
 			return o.push(ctx, g, vol, sessions, events)
 		}
-		t := time.NewTimer(time.Duration(until-now+1) * tickEvery)
-		select {
-		case <-changed:
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return nil, fmt.Errorf("wait for clients of the leader before: %w: %w", objstore.Unavailable, context.Cause(ctx))
+		if err := o.awaitHolders(ctx, until-now, changed); err != nil {
+			return nil, err
 		}
-		t.Stop()
 		g.mu.RLock()
 		err := g.canLead()
 		g.mu.RUnlock()
@@ -287,7 +288,7 @@ func (g *group) expireHolders(now int64) error {
 		return err
 	}
 	for _, s := range over {
-		g.holders.drop(s)
+		g.locks.drop(s)
 	}
 	return nil
 }

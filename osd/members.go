@@ -79,6 +79,7 @@ func (g *group) noteLeads() {
 // sends those who wait for it to the next leader. Called with mu held.
 func (g *group) stepDown() {
 	g.leads = false
+	g.locks.clear()
 	for _, session := range g.holders.stepDown() {
 		if s := g.osd.subs.get(session); s != nil {
 			s.send(Pushed{Lost: []uint32{g.id}})

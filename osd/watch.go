@@ -194,5 +194,8 @@ func (o *OSD) lapse(now int64) {
 func (o *OSD) forget(session uint64, gone bool) {
 	for _, g := range o.hosted() {
 		g.holders.forget(session, gone)
+		if gone {
+			g.locks.drop(session)
+		}
 	}
 }

@@ -219,7 +219,7 @@ func TestNewLeaderWaitsForListeners(t *testing.T) {
 	case <-time.After(500 * time.Millisecond):
 	}
 	again := listen(t, now, 11)
-	known, err := now.Hold(again.ctx(t), pg, []objstore.VolumeID{1})
+	known, err := now.Hold(again.ctx(t), pg, []objstore.VolumeID{1}, nil)
 	if err != nil || !known {
 		t.Fatalf("known %v, %v", known, err)
 	}
@@ -233,7 +233,7 @@ func TestNewLeaderWaitsForListeners(t *testing.T) {
 		t.Error("not told of a volume that it named")
 	}
 	stranger := listen(t, now, 14)
-	if known, err := now.Hold(stranger.ctx(t), pg, nil); err != nil || known {
+	if known, err := now.Hold(stranger.ctx(t), pg, nil, nil); err != nil || known {
 		t.Errorf("a session that never asked: known %v, %v", known, err)
 	}
 }

@@ -57,6 +57,7 @@ type Client struct {
 	seqs    sequence
 
 	watch watches
+	locks heldLocks
 	reads readState
 	codes sync.Map // objstore.Coding -> *ec.Code
 	late  chan struct{}

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/locks"
 )
 
 // Watchable is an OSD that tells of changes: every one but the embedded store's,
@@ -17,8 +18,12 @@ type Watchable interface {
 	// the OSD did not answer for nearly the time of a lease, or ctx ended.
 	Watch(ctx context.Context, session uint64, w Watching) error
 	// Hold says under ctx's lease that the session has forgotten what it learned
-	// of a placement group, and of which volumes in it it must go on hearing. known is false when its lease had ended before.
-	Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID) (known bool, err error)
+	// of a placement group, of which volumes in it it must go on hearing, and which
+	// locks it has there. known is false when its lease had ended before.
+	Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, held []locks.Held) (known bool, err error)
+	// Lock tests, sets or clears a lock under ctx's lease. One that was waited for
+	// in vain is to be asked for again. Deadlock.
+	Lock(ctx context.Context, pg uint32, r locks.Request) (locks.Answer, error)
 }
 
 // Watching is what a stream calls, one after the other.
@@ -122,12 +127,13 @@ func (c *Client) learned(pg uint32, s *stream) {
 func (c *Client) resume(ctx context.Context, pg uint32, s *stream, w Watchable, to Watcher) error {
 	in := func(v objstore.VolumeID) bool { return c.now.Load().Group(v) == pg }
 	to.Void(in, false)
-	known, err := w.Hold(ctx, pg, to.Known(in))
+	known, err := w.Hold(ctx, pg, to.Known(in), c.locks.of(in))
 	if err != nil {
 		return err
 	}
 	if !known {
 		c.opt.Log.Warn("the lease was over: what was not committed is given up", "pg", pg, "osd", s.osd)
+		c.locks.lose(in)
 		to.Void(in, true)
 	}
 	c.watch.mu.Lock()

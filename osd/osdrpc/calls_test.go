@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/locks"
 	"pillarbox/osd"
 )
 
@@ -75,7 +76,12 @@ func TestCalls(t *testing.T) {
 			total, free, err := c.Space(ctx)
 			return [2]uint64{total, free}, err
 		})
-		check("Hold", true, func() (any, error) { return c.Hold(ctx, pg, []objstore.VolumeID{vol}) }, pg, []objstore.VolumeID{vol})
+		lock := random[locks.Lock](r)
+		lock.Start, lock.End = min(lock.Start, lock.End), max(lock.Start, lock.End)
+		held := []locks.Held{{Ino: ino, Lock: lock}}
+		check("Hold", true, func() (any, error) { return c.Hold(ctx, pg, []objstore.VolumeID{vol}, held) }, pg, []objstore.VolumeID{vol}, held)
+		ask := locks.Request{Op: locks.Wait, Ino: ino, Lock: lock}
+		check("Lock", locks.Answer{Holder: lock}, func() (any, error) { return c.Lock(ctx, pg, ask) }, pg, ask)
 		check("HasChunks", make([]bool, len(ids)), func() (any, error) { return c.HasChunks(ctx, ids) }, ids)
 		check("DropChunks", nil, func() (any, error) { return nil, c.DropChunks(ctx, ids) }, ids)
 		wanted := make([]bool, len(ids))

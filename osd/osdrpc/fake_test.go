@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/locks"
 	"pillarbox/osd"
 )
 
@@ -88,8 +89,12 @@ func (f *fake) Lookup(ctx context.Context, pg uint32, dir objstore.Ino, name str
 	return ret[objstore.DirEntry](f.call(ctx, "Lookup", pg, dir, name))
 }
 
-func (f *fake) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID) (bool, error) {
-	return ret[bool](f.call(ctx, "Hold", pg, vols))
+func (f *fake) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, held []locks.Held) (bool, error) {
+	return ret[bool](f.call(ctx, "Hold", pg, vols, held))
+}
+
+func (f *fake) Lock(ctx context.Context, pg uint32, r locks.Request) (locks.Answer, error) {
+	return ret[locks.Answer](f.call(ctx, "Lock", pg, r))
 }
 
 func (f *fake) Subscribe(session uint64) (*osd.Subscription, error) {

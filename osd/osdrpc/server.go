@@ -13,6 +13,7 @@ import (
 
 	"pillarbox/objstore"
 	"pillarbox/objstore/client"
+	"pillarbox/objstore/locks"
 	"pillarbox/osd"
 	"pillarbox/osd/osdrpc/osdv1"
 )
@@ -22,7 +23,8 @@ import (
 type Backend interface {
 	client.OSD
 	osd.Peer
-	Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID) (known bool, err error)
+	Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, held []locks.Held) (known bool, err error)
+	Lock(ctx context.Context, pg uint32, r locks.Request) (locks.Answer, error)
 	Subscribe(session uint64) (*osd.Subscription, error)
 	// Step takes in raft's messages from another OSD, in the order it sent them.
 	Step(ctx context.Context, from int, ms []osd.RaftMessage) error

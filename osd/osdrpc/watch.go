@@ -15,6 +15,7 @@ import (
 
 	"pillarbox/objstore"
 	"pillarbox/objstore/client"
+	"pillarbox/objstore/locks"
 	"pillarbox/osd/osdrpc/osdv1"
 )
 
@@ -47,13 +48,66 @@ func receiveLease(ctx context.Context) (context.Context, error) {
 }
 
 // Hold implements client.Watchable.
-func (c *Conn) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID) (known bool, err error) {
+func (c *Conn) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, held []locks.Held) (known bool, err error) {
 	req := &osdv1.HoldRequest{Pg: pg}
+	for _, h := range held {
+		req.Locks = append(req.Locks, &osdv1.HeldLock{Ino: uint64(h.Ino), Lock: lockToWire(h.Lock)})
+	}
 	for _, v := range vols[:min(len(vols), maxList)] {
 		req.Volumes = append(req.Volumes, uint32(v))
 	}
 	m, err := c.osd().Hold(ctx, req)
 	return m.GetKnown(), c.fail(ctx, err)
+}
+
+// Lock implements client.Watchable.
+func (c *Conn) Lock(ctx context.Context, pg uint32, r locks.Request) (locks.Answer, error) {
+	m, err := c.osd().Lock(ctx, &osdv1.LockRequest{Pg: pg, Op: uint32(r.Op), Ino: uint64(r.Ino), Lock: lockToWire(r.Lock)})
+	if err != nil {
+		return locks.Answer{}, c.fail(ctx, err)
+	}
+	a := locks.Answer{Granted: m.GetGranted()}
+	if !a.Granted {
+		var d decoder
+		if a.Holder = d.lock(m.GetHolder()); d.err != nil {
+			return a, c.bad("%v", d.err)
+		}
+	}
+	return a, nil
+}
+
+func lockToWire(l locks.Lock) *osdv1.FileLock {
+	return &osdv1.FileLock{
+		Session: l.Owner.Session, Owner: l.Owner.ID, Flock: l.Owner.Flock, Pid: l.Pid, Write: l.Write, Start: l.Start, End: l.End,
+	}
+}
+
+func (d *decoder) lock(m *osdv1.FileLock) locks.Lock {
+	if m == nil || m.GetStart() > m.GetEnd() {
+		d.fail(objstore.Invalid, "lock of bytes %d to %d", m.GetStart(), m.GetEnd())
+	}
+	return locks.Lock{
+		Owner: locks.Owner{Session: m.GetSession(), ID: m.GetOwner(), Flock: m.GetFlock()},
+		Pid:   m.GetPid(), Write: m.GetWrite(), Start: m.GetStart(), End: m.GetEnd(),
+	}
+}
+
+// Lock implements the service.
+func (o *osdService) Lock(ctx context.Context, m *osdv1.LockRequest) (*osdv1.LockAnswer, error) {
+	var d decoder
+	r := locks.Request{Ino: objstore.Ino(m.GetIno()), Lock: d.lock(m.GetLock())}
+	if m.GetOp() > uint32(locks.Unlock) {
+		d.fail(objstore.Invalid, "lock operation %d", m.GetOp())
+	}
+	if d.err != nil {
+		return nil, d.err
+	}
+	r.Op = locks.Op(m.GetOp())
+	a, err := o.s.backend.Lock(ctx, m.GetPg(), r)
+	if err != nil {
+		return nil, err
+	}
+	return &osdv1.LockAnswer{Granted: a.Granted, Holder: lockToWire(a.Holder)}, nil
 }
 
 // Watch implements client.Watchable.
@@ -166,10 +220,16 @@ func (o *osdService) Hold(ctx context.Context, m *osdv1.HoldRequest) (*osdv1.Hol
 			vols = append(vols, d.volume(v))
 		}
 	}
+	var held []locks.Held
+	if d.list("locks", len(m.GetLocks()), maxList) {
+		for _, h := range m.GetLocks() {
+			held = append(held, locks.Held{Ino: objstore.Ino(h.GetIno()), Lock: d.lock(h.GetLock())})
+		}
+	}
 	if d.err != nil {
 		return nil, d.err
 	}
-	known, err := o.s.backend.Hold(ctx, m.GetPg(), vols)
+	known, err := o.s.backend.Hold(ctx, m.GetPg(), vols, held)
 	if err != nil {
 		return nil, err
 	}

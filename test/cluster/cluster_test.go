@@ -25,7 +25,12 @@ import (
 	"pillarbox/test/harness"
 )
 
-func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
+func TestMain(m *testing.M) {
+	if path := os.Getenv(lockerEnv); path != "" {
+		os.Exit(beLocker(path))
+	}
+	os.Exit(harness.Main(m))
+}
 
 // daemon is a process of the cluster.
 type daemon struct {

@@ -39,6 +39,7 @@ const (
 	OSD_PutChunk_FullMethodName  = "/pillarbox.osd.v1.OSD/PutChunk"
 	OSD_Space_FullMethodName     = "/pillarbox.osd.v1.OSD/Space"
 	OSD_Hold_FullMethodName      = "/pillarbox.osd.v1.OSD/Hold"
+	OSD_Lock_FullMethodName      = "/pillarbox.osd.v1.OSD/Lock"
 	OSD_Watch_FullMethodName     = "/pillarbox.osd.v1.OSD/Watch"
 )
 
@@ -64,6 +65,7 @@ type OSDClient interface {
 	Space(ctx context.Context, in *SpaceRequest, opts ...grpc.CallOption) (*SpaceResponse, error)
 	// Hold is made under the lease that the metadata names.
 	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
+	Lock(ctx context.Context, in *LockRequest, opts ...grpc.CallOption) (*LockAnswer, error)
 	// Watch carries pushes to a client, and signs of life and acknowledgements back.
 	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FromWatcher, ToWatcher], error)
 }
@@ -226,6 +228,16 @@ func (c *oSDClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.Call
 	return out, nil
 }
 
+func (c *oSDClient) Lock(ctx context.Context, in *LockRequest, opts ...grpc.CallOption) (*LockAnswer, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LockAnswer)
+	err := c.cc.Invoke(ctx, OSD_Lock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *oSDClient) Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FromWatcher, ToWatcher], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &OSD_ServiceDesc.Streams[0], OSD_Watch_FullMethodName, cOpts...)
@@ -261,6 +273,7 @@ type OSDServer interface {
 	Space(context.Context, *SpaceRequest) (*SpaceResponse, error)
 	// Hold is made under the lease that the metadata names.
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
+	Lock(context.Context, *LockRequest) (*LockAnswer, error)
 	// Watch carries pushes to a client, and signs of life and acknowledgements back.
 	Watch(grpc.BidiStreamingServer[FromWatcher, ToWatcher]) error
 	mustEmbedUnimplementedOSDServer()
@@ -317,6 +330,9 @@ func (UnimplementedOSDServer) Space(context.Context, *SpaceRequest) (*SpaceRespo
 }
 func (UnimplementedOSDServer) Hold(context.Context, *HoldRequest) (*HoldResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Hold not implemented")
+}
+func (UnimplementedOSDServer) Lock(context.Context, *LockRequest) (*LockAnswer, error) {
+	return nil, status.Error(codes.Unimplemented, "method Lock not implemented")
 }
 func (UnimplementedOSDServer) Watch(grpc.BidiStreamingServer[FromWatcher, ToWatcher]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
@@ -612,6 +628,24 @@ func _OSD_Hold_Handler(srv interface{}, ctx context.Context, dec func(interface{
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OSD_Lock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OSDServer).Lock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OSD_Lock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OSDServer).Lock(ctx, req.(*LockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OSD_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(OSDServer).Watch(&grpc.GenericServerStream[FromWatcher, ToWatcher]{ServerStream: stream})
 }
@@ -685,6 +719,10 @@ var OSD_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Hold",
 			Handler:    _OSD_Hold_Handler,
+		},
+		{
+			MethodName: "Lock",
+			Handler:    _OSD_Lock_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
