@@ -11,6 +11,9 @@ import (
 
 const blockSize = 4096
 
+// generation of every inode: numbers are never reused.
+const generation = 1
+
 // fillAttr copies attributes to their wire form.
 func fillAttr(a *objstore.Attr, out *fuse.Attr) {
 	out.Ino = uint64(a.Ino)
@@ -36,7 +39,7 @@ func splitTime(ns int64) (sec uint64, nsec uint32) {
 // keep says that a directory's attributes may be kept.
 func (r *raw) fillEntry(a *objstore.Attr, keep bool, out *fuse.EntryOut) {
 	out.NodeId = uint64(a.Ino)
-	out.Generation = 1
+	out.Generation = generation
 	fillAttr(a, &out.Attr)
 	out.SetEntryTimeout(r.timeout)
 	out.SetAttrTimeout(r.attrTimeout(a, keep))
@@ -65,7 +68,10 @@ func (r *raw) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 }
 
 // SetAttr implements fuse.RawFileSystem.
-func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+func (r *raw) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	if r.events.repeated(&in.InHeader) != nil {
+		return r.GetAttr(cancel, &fuse.GetAttrIn{InHeader: in.InHeader}, out)
+	}
 	before := r.dirs.slot(in.NodeId).now()
 	c := objstore.SetAttr{Ino: objstore.Ino(in.NodeId)}
 	if m, ok := in.GetMode(); ok {

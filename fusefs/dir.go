@@ -14,6 +14,9 @@ func (r *raw) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fus
 	if name == "." || name == ".." {
 		return r.lookupDot(in, name, out)
 	}
+	if ev := r.events.repeated(in); ev != nil {
+		return r.lookupAgain(ev, in, name, out)
+	}
 	before := r.dirs.any.now()
 	a, err := r.fs.Lookup(r.ctx, objstore.Ino(in.NodeId), name)
 	if errors.Is(err, objstore.NotFound) {
@@ -43,6 +46,9 @@ func (r *raw) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string,
 }
 
 func (r *raw) make(op string, in *fuse.InHeader, c objstore.Create, out *fuse.EntryOut) fuse.Status {
+	if ev := r.events.repeated(in); ev != nil {
+		return r.entryAgain(ev, out)
+	}
 	defer r.dirs.change(in.NodeId, in.NodeId)()
 	c.Parent = objstore.Ino(in.NodeId)
 	c.Uid, c.Gid = in.Uid, in.Gid
@@ -73,12 +79,18 @@ func (r *raw) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.En
 
 // Unlink implements fuse.RawFileSystem.
 func (r *raw) Unlink(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+	if r.events.repeated(in) != nil {
+		return fuse.OK
+	}
 	defer r.dirs.change(in.NodeId, in.NodeId)()
 	return r.status("unlink", in.NodeId, r.fs.Remove(r.ctx, objstore.Remove{Parent: objstore.Ino(in.NodeId), Name: name}))
 }
 
 // Rmdir implements fuse.RawFileSystem.
 func (r *raw) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+	if r.events.repeated(in) != nil {
+		return fuse.OK
+	}
 	defer r.dirs.change(in.NodeId, in.NodeId)()
 	return r.status("rmdir", in.NodeId, r.fs.Remove(r.ctx, objstore.Remove{Parent: objstore.Ino(in.NodeId), Name: name, Dir: true}))
 }
@@ -87,6 +99,9 @@ func (r *raw) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Stat
 func (r *raw) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	if in.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
 		return fuse.EINVAL
+	}
+	if r.events.repeated(&in.InHeader) != nil {
+		return fuse.OK
 	}
 	defer r.dirs.change(in.NodeId, in.Newdir)()
 	return r.status("rename", in.NodeId, r.fs.Rename(r.ctx, objstore.Rename{

@@ -26,6 +26,7 @@ type raw struct {
 	handles            handles
 	dirs               dirClock
 	owners             lockOwners
+	events             *events // nil: nobody else changes the store
 }
 
 var _ fuse.RawFileSystem = (*raw)(nil)

@@ -68,6 +68,7 @@ func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger)
 // mountAt mounts the open store.
 func (s *stack) mountAt(ctx context.Context, point, dataDir string, opt upOptions, log *slog.Logger) error {
 	mnt, err := fusefs.Mount(point, s.fs, fusefs.Options{
+		Helper: []string{"/proc/self/exe", helperCommand},
 		Source: sourcePrefix + dataDir, Shared: opt.conf != "", Suid: opt.suid, Dev: opt.dev, NoExec: opt.noExec, Log: log, Base: ctx,
 	})
 	if err != nil {
