@@ -72,7 +72,7 @@ func (f *file) flushLocked(ctx context.Context, p objstore.Promise) (did bool, e
 	f.seen = s.mtime
 	f.free(f.flushing.cutOut(0, ^uint64(0)))
 	f.flushing = nil
-	f.pending.Store(len(f.dirty) > 0)
+	f.setPending(len(f.dirty) > 0)
 	return true, nil
 }
 

@@ -138,6 +138,12 @@ func (f *file) load(ctx context.Context, a *objstore.Attr) (keep bool, err error
 
 func (f *file) isDirty() bool { return f.pending.Load() }
 
+func (f *file) setPending(yes bool) {
+	if f.pending.Swap(yes) != yes {
+		f.fs.shared.setDirty(f, yes)
+	}
+}
+
 func (f *file) isOrphan() bool {
 	s := f.fs.table.shard(f.ino)
 	s.mu.Lock()
@@ -206,7 +212,7 @@ func (f *file) drop() {
 		f.free(l.cutOut(0, ^uint64(0)))
 	}
 	f.size = f.csize
-	f.pending.Store(false)
+	f.setPending(false)
 }
 
 // Write copies p into the file at off, or at its end. It returns an error of
@@ -273,7 +279,7 @@ func (f *file) put(p []byte, off uint64) (added int64) {
 	}
 	f.size = max(f.size, end)
 	f.mtime = now()
-	f.pending.Store(true)
+	f.setPending(true)
 	return added
 }
 

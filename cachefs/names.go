@@ -119,6 +119,9 @@ func (fs *FS) Create(ctx context.Context, c objstore.Create) (objstore.Attr, *Ha
 // acknowledges mail after link(2). What is dirty in a file without a name is
 // committed with it.
 func (fs *FS) Link(ctx context.Context, c objstore.Link) (objstore.Attr, error) {
+	if err := fs.order(ctx, c.Parent.Volume()); err != nil {
+		return objstore.Attr{}, err
+	}
 	f, err := fs.acquire(c.Ino)
 	if err != nil {
 		return objstore.Attr{}, err
@@ -140,6 +143,9 @@ func (fs *FS) Link(ctx context.Context, c objstore.Link) (objstore.Attr, error) 
 
 // Remove takes a name away. An inode without further names goes with its last handle.
 func (fs *FS) Remove(ctx context.Context, c objstore.Remove) error {
+	if err := fs.order(ctx, c.Parent.Volume()); err != nil {
+		return err
+	}
 	r, err := fs.store.Apply(ctx, c, fs.promise())
 	fs.orphaned(r.Orphan, r.Attr.Mode)
 	return err
@@ -147,6 +153,9 @@ func (fs *FS) Remove(ctx context.Context, c objstore.Remove) error {
 
 // Rename moves a name. Open handles of what it replaced stay good.
 func (fs *FS) Rename(ctx context.Context, c objstore.Rename) error {
+	if err := fs.order(ctx, c.OldParent.Volume()); err != nil {
+		return err
+	}
 	r, err := fs.store.Apply(ctx, c, fs.promise())
 	if r.Orphan == 0 {
 		return err

@@ -3,6 +3,8 @@ package cachefs
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"pillarbox/objstore"
@@ -80,6 +82,51 @@ type shared struct {
 
 	mu       sync.Mutex // a leaf
 	versions map[objstore.Ino]version
+	dirty    map[objstore.VolumeID]map[*file]struct{}
+}
+
+// setDirty notes whether a file has something to commit.
+func (s *shared) setDirty(f *file, yes bool) {
+	if s.kernel == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := f.ino.Volume()
+	if !yes {
+		if delete(s.dirty[v], f); len(s.dirty[v]) == 0 {
+			delete(s.dirty, v)
+		}
+		return
+	}
+	if s.dirty == nil {
+		s.dirty = map[objstore.VolumeID]map[*file]struct{}{}
+	}
+	if s.dirty[v] == nil {
+		s.dirty[v] = map[*file]struct{}{}
+	}
+	s.dirty[v][f] = struct{}{}
+}
+
+// order commits what was written in a volume before a name in it changes: who
+// sees the name on another host, or that a lock file is gone, must see the data,
+// as on one host, though nobody closed the file or synced it.
+func (fs *FS) order(ctx context.Context, v objstore.VolumeID) error {
+	if fs.shared.kernel == nil {
+		return nil
+	}
+	fs.shared.mu.Lock()
+	files := slices.Collect(maps.Keys(fs.shared.dirty[v]))
+	fs.shared.mu.Unlock()
+	for _, f := range files {
+		if f.isOrphan() {
+			continue
+		}
+		if err := f.flush(ctx, fs.promise()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // version tells whether a file was written since it was closed.
