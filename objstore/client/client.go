@@ -57,6 +57,7 @@ type Client struct {
 	seqs    sequence
 
 	watch watches
+	cache cache
 	locks heldLocks
 	reads readState
 	codes sync.Map // objstore.Coding -> *ec.Code
@@ -138,8 +139,19 @@ func (c *Client) pg(ino objstore.Ino) uint32 { return c.now.Load().Group(ino.Vol
 func (c *Client) Session() objstore.Session { return c.session }
 
 func (c *Client) lookup(ctx context.Context, dir objstore.Ino, name string) (objstore.DirEntry, error) {
+	if e, absent, ok := c.cache.lookup(dir, name); ok {
+		if absent {
+			return e, fmt.Errorf("%q in directory %v: %w", name, dir, objstore.NotFound)
+		}
+		return e, nil
+	}
 	pg := c.pg(dir)
-	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) (objstore.DirEntry, error) { return osd.Lookup(ctx, pg, dir, name) })
+	q := c.cache.ask(dir.Volume())
+	e, err := ask(ctx, c, pg, func(ctx context.Context, osd OSD) (objstore.DirEntry, error) { return osd.Lookup(ctx, pg, dir, name) })
+	if absent := errors.Is(err, objstore.NotFound); err == nil || absent {
+		c.cache.looked(q, c.under(pg), dir, name, e, absent)
+	}
+	return e, err
 }
 
 // Lookup implements objstore.Store.
@@ -156,16 +168,29 @@ func (c *Client) Lookup(ctx context.Context, dir objstore.Ino, name string) (obj
 
 // GetAttr implements objstore.Store.
 func (c *Client) GetAttr(ctx context.Context, ino objstore.Ino) (objstore.Attr, error) {
+	if a, ok := c.cache.attr(ino); ok {
+		return a, nil
+	}
 	pg := c.pg(ino)
-	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) (objstore.Attr, error) { return osd.GetAttr(ctx, pg, ino) })
+	q := c.cache.ask(ino.Volume())
+	a, err := ask(ctx, c, pg, func(ctx context.Context, osd OSD) (objstore.Attr, error) { return osd.GetAttr(ctx, pg, ino) })
+	if err == nil {
+		c.cache.gotAttr(q, c.under(pg), a)
+	}
+	return a, err
 }
 
 // ReadDir implements objstore.Store.
 func (c *Client) ReadDir(ctx context.Context, dir objstore.Ino, after uint64, max int, attrs bool) ([]objstore.DirEntry, error) {
 	pg := c.pg(dir)
-	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]objstore.DirEntry, error) {
+	q := c.cache.ask(dir.Volume())
+	list, err := ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]objstore.DirEntry, error) {
 		return osd.ReadDir(ctx, pg, dir, after, max, attrs)
 	})
+	if err == nil {
+		c.cache.listed(q, c.under(pg), dir, list, after == 0 && len(list) < max)
+	}
+	return list, err
 }
 
 // Readlink implements objstore.Store.
@@ -176,12 +201,18 @@ func (c *Client) Readlink(ctx context.Context, ino objstore.Ino) (string, error)
 
 // GetXattr implements objstore.Store.
 func (c *Client) GetXattr(ctx context.Context, ino objstore.Ino, name string) ([]byte, error) {
+	if a, ok := c.cache.attr(ino); ok && !a.HasXattr {
+		return nil, fmt.Errorf("attribute %q of inode %v: %w", name, ino, objstore.NoAttr)
+	}
 	pg := c.pg(ino)
 	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]byte, error) { return osd.GetXattr(ctx, pg, ino, name) })
 }
 
 // ListXattr implements objstore.Store.
 func (c *Client) ListXattr(ctx context.Context, ino objstore.Ino) ([]string, error) {
+	if a, ok := c.cache.attr(ino); ok && !a.HasXattr {
+		return nil, nil
+	}
 	pg := c.pg(ino)
 	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]string, error) { return osd.ListXattr(ctx, pg, ino) })
 }

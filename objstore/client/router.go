@@ -125,9 +125,12 @@ func (c *Client) apply(ctx context.Context, ch objstore.Change, p objstore.Promi
 	p = promiseToAsk(p)
 	seq := c.seqs.begin()
 	defer c.seqs.end(seq)
-	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) (objstore.Result, error) {
+	q := c.cache.begin(ch.Volume())
+	r, err := ask(ctx, c, pg, func(ctx context.Context, osd OSD) (objstore.Result, error) {
 		return osd.Apply(ctx, pg, objstore.Request{Session: c.session.ID, Seq: seq, Ack: c.seqs.ack()}, ch, p)
 	})
+	c.cache.changed(q, c.under(pg), ch, r, err)
+	return r, err
 }
 
 // promiseToAsk is the promise asked of a leader for a change that is to be kept

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"pillarbox/objstore"
 	"pillarbox/objstore/locks"
@@ -29,6 +31,7 @@ type Watchable interface {
 // Watching is what a stream calls, one after the other.
 type Watching struct {
 	Begun func(stream uint64)
+	Beat  func(sent time.Time)                          // the OSD has heard what was sent then
 	Push  func(p objstore.Push, ack func(objstore.Ack)) // ack may be called later
 	Lost  func(pgs []uint32)                            // the OSD leads them no more
 	End   context.Context                               // with its end the session ends in good order
@@ -52,6 +55,7 @@ func (c *Client) SetWatcher(w Watcher) {
 	c.watch.mu.Lock()
 	defer c.watch.mu.Unlock()
 	c.watch.to = w
+	c.cache.on.Store(w != nil)
 }
 
 // watches are the client's streams. The mutex is a leaf.
@@ -69,7 +73,20 @@ type stream struct {
 	begun chan struct{} // closed when id is known, or it has ended
 	ended chan struct{}
 	lost  map[uint32]bool // under watches.mu: placement groups that the OSD led
+	until atomic.Int64    // what it told is good, in nanoseconds since started
 }
+
+// started is the zero of streams' times, which must not jump as the clock may.
+var started = time.Now()
+
+// leaseLeft is how long a client believes in its lease: less than the OSD does,
+// which counts from when it heard of it.
+const leaseLeft = objstore.LeaseTime * 8 / 10
+
+func (s *stream) beat(sent time.Time) { s.until.Store(int64(sent.Sub(started) + leaseLeft)) }
+
+// live says that the OSD tells of every change before others can know of it.
+func (s *stream) live() bool { return !s.over() && int64(time.Since(started)) < s.until.Load() }
 
 func (s *stream) over() bool {
 	select {
@@ -123,9 +140,22 @@ func (c *Client) learned(pg uint32, s *stream) {
 	}
 }
 
+// under is the stream that what a placement group's leader answers is good by;
+// nil: there is none.
+func (c *Client) under(pg uint32) *stream {
+	c.watch.mu.Lock()
+	defer c.watch.mu.Unlock()
+	s := c.watch.held[pg]
+	if s == nil || s.lost[pg] || !s.live() {
+		return nil
+	}
+	return s
+}
+
 // resume goes over to another leader, or another stream of the same.
 func (c *Client) resume(ctx context.Context, pg uint32, s *stream, w Watchable, to Watcher) error {
 	in := func(v objstore.VolumeID) bool { return c.now.Load().Group(v) == pg }
+	c.cache.void(in)
 	to.Void(in, false)
 	known, err := w.Hold(ctx, pg, to.Known(in), c.locks.of(in))
 	if err != nil {
@@ -189,11 +219,18 @@ func (c *Client) follow(s *stream, w Watchable) {
 	c.watch.mu.Lock()
 	to := c.watch.to
 	c.watch.mu.Unlock()
+	s.beat(time.Now())
 	err := w.Watch(c.writing, c.session.ID, Watching{
 		End:   c.life,
 		Begun: func(id uint64) { s.id = id; begun() },
-		Push:  to.Told,
+		Beat:  s.beat,
+		Push: func(p objstore.Push, ack func(objstore.Ack)) {
+			c.cache.told(&p)
+			to.Told(p, ack)
+		},
 		Lost: func(pgs []uint32) {
+			m := c.now.Load()
+			c.cache.void(func(v objstore.VolumeID) bool { return slices.Contains(pgs, m.Group(v)) })
 			c.watch.mu.Lock()
 			for _, pg := range pgs {
 				s.lost[pg] = true
@@ -221,7 +258,9 @@ func (c *Client) follow(s *stream, w Watchable) {
 	}
 	c.opt.Log.Info("the stream with an OSD has ended", "osd", s.osd, "err", err)
 	m := c.now.Load()
-	to.Void(func(v objstore.VolumeID) bool { return slices.Contains(pgs, m.Group(v)) }, false)
+	in := func(v objstore.VolumeID) bool { return slices.Contains(pgs, m.Group(v)) }
+	c.cache.void(in)
+	to.Void(in, false)
 	slices.Sort(pgs)
 	c.resumeLater(pgs)
 }

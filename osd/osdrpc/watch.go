@@ -148,7 +148,9 @@ func (c *Conn) Watch(ctx context.Context, session uint64, w client.Watching) err
 		if err != nil {
 			return c.fail(ctx, err)
 		}
-		beats.answered(m.GetBeat())
+		if sent := beats.answered(m.GetBeat()); !sent.IsZero() {
+			w.Beat(sent)
+		}
 		if pgs := m.GetLost(); len(pgs) > 0 {
 			w.Lost(pgs)
 		}
@@ -203,12 +205,15 @@ func (b *beats) run(ctx context.Context) {
 	}
 }
 
-func (b *beats) answered(n uint64) {
+// answered is when the beat was sent that is answered; zero: it is not the last.
+func (b *beats) answered(n uint64) time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n != 0 && n == b.last {
-		b.answer = b.sent
+	if n == 0 || n != b.last {
+		return time.Time{}
 	}
+	b.answer = b.sent
+	return b.sent
 }
 
 // Hold implements the service.

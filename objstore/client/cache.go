@@ -1,0 +1,349 @@
+package client
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"pillarbox/objstore"
+)
+
+// What a client knows of names and attributes stays true until it is told of a
+// change, or its stream with the leader ends: the leader tells of every change in
+// a volume that this client asked in before the change returns (watch.go). So
+// answers are kept, by volume.
+//
+// An answer may be older than a change that came to be known while it was on its
+// way. Every change moves the volume's generation, its own client's changes when
+// they begin and when they end, and only answers of questions put in the present
+// generation are kept.
+
+// maxCached is how many names and attributes are kept, over all volumes.
+const maxCached = 200_000
+
+type nameKey struct {
+	dir  objstore.Ino
+	name string
+}
+
+// cache is a client's. The zero value is ready. The mutex is a leaf.
+type cache struct {
+	on    atomic.Bool // the client is told of changes
+	mu    sync.Mutex
+	vols  map[objstore.VolumeID]*cachedVolume
+	count int
+}
+
+type cachedVolume struct {
+	gen    uint64
+	from   *stream // under which it is kept
+	names  map[nameKey]objstore.DirEntry
+	absent map[nameKey]struct{}
+	attrs  map[objstore.Ino]objstore.Attr
+	whole  map[objstore.Ino]struct{} // directories of which all names are known
+}
+
+// question is a moment in a volume's history.
+type question struct {
+	vol objstore.VolumeID
+	of  *cachedVolume
+	gen uint64
+}
+
+func (c *cache) volume(v objstore.VolumeID) *cachedVolume {
+	vc := c.vols[v]
+	if vc == nil {
+		vc = &cachedVolume{
+			names: map[nameKey]objstore.DirEntry{}, absent: map[nameKey]struct{}{},
+			attrs: map[objstore.Ino]objstore.Attr{}, whole: map[objstore.Ino]struct{}{},
+		}
+		if c.vols == nil {
+			c.vols = map[objstore.VolumeID]*cachedVolume{}
+		}
+		c.vols[v] = vc
+	}
+	return vc
+}
+
+// good is the volume's cache if what it has may be served. Under mu.
+func (c *cache) good(v objstore.VolumeID) *cachedVolume {
+	vc := c.vols[v]
+	if vc == nil || vc.from == nil || !vc.from.live() {
+		return nil
+	}
+	return vc
+}
+
+func (c *cache) ask(v objstore.VolumeID) question {
+	if !c.on.Load() {
+		return question{}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	vc := c.volume(v)
+	return question{v, vc, vc.gen}
+}
+
+// begin moves the generation because a change of the client's own begins.
+func (c *cache) begin(v objstore.VolumeID) question {
+	if !c.on.Load() {
+		return question{}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	vc := c.volume(v)
+	vc.gen++
+	return question{v, vc, vc.gen}
+}
+
+// present says whether nothing changed since q, and takes note of the stream
+// that the answer came by. Under mu.
+func (c *cache) present(q question, from *stream) bool {
+	if q.of == nil || q.of != c.vols[q.vol] || q.gen != q.of.gen || from == nil || q.of.from != nil && q.of.from != from {
+		return false
+	}
+	q.of.from = from
+	return true
+}
+
+// lookup is what is known of a name; e has attributes if it is of the same volume.
+func (c *cache) lookup(dir objstore.Ino, name string) (e objstore.DirEntry, absent, ok bool) {
+	if !c.on.Load() {
+		return e, false, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	vc := c.good(dir.Volume())
+	if vc == nil {
+		return e, false, false
+	}
+	k := nameKey{dir, name}
+	if e, ok = vc.names[k]; ok {
+		if a, known := vc.attrs[e.Ino]; known {
+			e.Attr = &a
+			return e, false, true
+		}
+		return e, false, e.Ino.Volume() != dir.Volume()
+	}
+	if _, ok = vc.absent[k]; !ok {
+		_, ok = vc.whole[dir]
+	}
+	return e, ok, ok
+}
+
+func (c *cache) attr(ino objstore.Ino) (a objstore.Attr, ok bool) {
+	if !c.on.Load() {
+		return a, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if vc := c.good(ino.Volume()); vc != nil {
+		a, ok = vc.attrs[ino]
+	}
+	return a, ok
+}
+
+func (c *cache) setName(vc *cachedVolume, dir objstore.Ino, e objstore.DirEntry) {
+	if e.Attr != nil {
+		c.setAttr(vc, *e.Attr)
+		e.Attr = nil
+	}
+	k := nameKey{dir, e.Name}
+	delete(vc.absent, k)
+	if _, ok := vc.names[k]; !ok {
+		c.count++
+	}
+	vc.names[k] = e
+}
+
+func (c *cache) setAbsent(vc *cachedVolume, dir objstore.Ino, name string) {
+	k := nameKey{dir, name}
+	delete(vc.names, k)
+	if _, ok := vc.whole[dir]; ok {
+		return
+	}
+	if _, ok := vc.absent[k]; !ok {
+		c.count++
+	}
+	vc.absent[k] = struct{}{}
+}
+
+func (c *cache) setAttr(vc *cachedVolume, a objstore.Attr) {
+	if _, ok := vc.attrs[a.Ino]; !ok {
+		c.count++
+	}
+	vc.attrs[a.Ino] = a
+}
+
+// bound forgets everything when it has become too much. Under mu.
+func (c *cache) bound() {
+	if c.count > maxCached {
+		c.vols, c.count = nil, 0
+	}
+}
+
+// looked keeps the answer to a lookup.
+func (c *cache) looked(q question, from *stream, dir objstore.Ino, name string, e objstore.DirEntry, absent bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.present(q, from) {
+		return
+	}
+	if absent {
+		c.setAbsent(q.of, dir, name)
+	} else {
+		e.Name = name
+		c.setName(q.of, dir, e)
+	}
+	c.bound()
+}
+
+// gotAttr keeps attributes.
+func (c *cache) gotAttr(q question, from *stream, a objstore.Attr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.present(q, from) {
+		c.setAttr(q.of, a)
+		c.bound()
+	}
+}
+
+// listed keeps a part of a listing; all: it is the whole.
+func (c *cache) listed(q question, from *stream, dir objstore.Ino, list []objstore.DirEntry, all bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(list) > maxCached/4 || !c.present(q, from) {
+		return
+	}
+	for _, e := range list {
+		c.setName(q.of, dir, e)
+	}
+	if all {
+		q.of.whole[dir] = struct{}{}
+	}
+	c.bound()
+}
+
+// changed takes in how a change of the client's own ended. What it touched is
+// known from its result if nothing else changed meanwhile.
+func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore.Result, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if q.of == nil || q.of != c.vols[q.vol] {
+		return
+	}
+	known := err == nil && c.present(q, from)
+	q.of.gen++
+	if err != nil && kindOf(err) == objstore.Unavailable {
+		delete(c.vols, q.vol) // it may have been made
+		return
+	}
+	c.touched(q.of, objstore.EventsOf(ch, r), known && follows(ch, r))
+	delete(q.of.attrs, r.Orphan)
+	switch ch := ch.(type) {
+	case objstore.Purge:
+		for _, ino := range ch.Inos {
+			delete(q.of.attrs, ino)
+		}
+		return
+	case objstore.InitVolume, objstore.SealVolume, objstore.DropVolume:
+		delete(c.vols, q.vol)
+		return
+	}
+	if !known {
+		return
+	}
+	switch ch := ch.(type) {
+	case objstore.Create:
+		if ch.Name != "" {
+			c.setName(q.of, ch.Parent, objstore.DirEntry{Name: ch.Name, Ino: r.Attr.Ino, Type: r.Attr.Mode & objstore.ModeType})
+		}
+		if r.Attr.IsDir() {
+			q.of.whole[r.Attr.Ino] = struct{}{}
+		}
+		c.setAttr(q.of, r.Attr)
+	case objstore.Link:
+		c.setName(q.of, ch.Parent, objstore.DirEntry{Name: ch.Name, Ino: ch.Ino, Type: r.Attr.Mode & objstore.ModeType})
+		c.setAttr(q.of, r.Attr)
+	case objstore.Remove:
+		c.setAbsent(q.of, ch.Parent, ch.Name)
+	case objstore.Rename:
+		if follows(ch, r) {
+			c.setAbsent(q.of, ch.OldParent, ch.OldName)
+			c.setName(q.of, ch.NewParent, objstore.DirEntry{Name: ch.NewName, Ino: r.Attr.Ino, Type: r.Attr.Mode & objstore.ModeType})
+			c.setAttr(q.of, r.Attr)
+		}
+	case objstore.Write, objstore.SetAttr:
+		c.setAttr(q.of, r.Attr)
+	}
+	c.bound()
+}
+
+// follows says whether it is clear from a change and its result which names there
+// are now.
+func follows(ch objstore.Change, r objstore.Result) bool {
+	switch ch := ch.(type) {
+	case objstore.Create, objstore.Link, objstore.Remove:
+		return true
+	case objstore.Rename:
+		// Renaming one name of a file to another of it does nothing.
+		same := ch.OldParent == ch.NewParent && ch.OldName == ch.NewName || r.Attr.Nlink > 1 && !r.Attr.IsDir()
+		return !ch.Exchange && !same && r.Attr.Ino.Volume() == ch.Volume()
+	}
+	return false
+}
+
+// told takes in what others changed.
+func (c *cache) told(p *objstore.Push) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if vc := c.vols[p.Volume]; vc != nil {
+		vc.gen++
+		c.touched(vc, p.Events, false)
+	}
+}
+
+// touched forgets what events are about. With whole, the names that changed will
+// be set, so that directories of which all names are known stay so. Under mu.
+func (c *cache) touched(vc *cachedVolume, events []objstore.Event, whole bool) {
+	forget := func(dir objstore.Ino, name string) {
+		if name == "" {
+			return
+		}
+		k := nameKey{dir, name}
+		e, known := vc.names[k]
+		_, absent := vc.absent[k]
+		_, whole := vc.whole[dir]
+		switch {
+		case known:
+			delete(vc.attrs, e.Ino) // a name less, or replaced
+		case !absent && !whole:
+			clear(vc.attrs) // any of them may have been replaced
+		}
+		delete(vc.names, k)
+		delete(vc.absent, k)
+		delete(vc.attrs, dir)
+	}
+	for _, e := range events {
+		delete(vc.attrs, e.Ino)
+		forget(e.Dir, e.Name)
+		forget(e.NewDir, e.NewName)
+		if !whole && (e.Kind == objstore.Created || e.Kind == objstore.Moved) {
+			delete(vc.whole, e.Dir)
+			delete(vc.whole, e.NewDir)
+		}
+		if e.Kind == objstore.Removed && e.Type == objstore.ModeDir {
+			delete(vc.whole, e.Ino)
+		}
+	}
+}
+
+// void forgets volumes.
+func (c *cache) void(in func(objstore.VolumeID) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for v := range c.vols {
+		if in(v) {
+			delete(c.vols, v)
+		}
+	}
+}
