@@ -206,6 +206,10 @@ func (r *raw) lookupAgain(ev *objstore.Event, in *fuse.InHeader, name string, ou
 
 // entryAgain is the entry of what an event is about.
 func (r *raw) entryAgain(ev *objstore.Event, out *fuse.EntryOut) fuse.Status {
+	if ev.Ino.IsVolumeRoot() { // to ask would mean to hear of all that happens there
+		r.fillEntry(&objstore.Attr{Ino: ev.Ino, Mode: objstore.ModeDir | 0o700, Nlink: 2}, false, out)
+		return fuse.OK
+	}
 	a, err := r.fs.GetAttr(r.ctx, ev.Ino)
 	if err != nil {
 		if ev.Kind == objstore.Created {

@@ -69,6 +69,26 @@ type Ack struct {
 	Busy []Ino
 }
 
+// DirsOf are the directories that a change changes names in; 0 is none.
+func DirsOf(c Change) (dirs [2]Ino) {
+	switch c := c.(type) {
+	case Create:
+		if c.Name != "" {
+			dirs[0] = c.Parent
+		}
+	case Link:
+		dirs[0] = c.Parent
+	case Remove:
+		dirs[0] = c.Parent
+	case Rename:
+		dirs[0] = c.OldParent
+		if c.NewParent != c.OldParent {
+			dirs[1] = c.NewParent
+		}
+	}
+	return dirs
+}
+
 // EventsOf is what a change that was made with result r did.
 func EventsOf(c Change, r Result) []Event {
 	kind := r.Attr.Mode & ModeType

@@ -173,6 +173,9 @@ const (
 type Result struct {
 	Attr   Attr // of the inode created, linked, changed or renamed
 	Orphan Ino  // not 0: this inode lost its last name; purge it when no handle is open
+	// Dirs are the directories that names changed in, as they are now, where the
+	// OSD tells: an Ino of 0 is none.
+	Dirs [2]Attr
 }
 
 // StatFS is the store's size and use, in bytes and inodes.

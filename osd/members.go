@@ -185,6 +185,11 @@ func (g *group) tick(m *objstore.Map, now int64) error {
 	if g.leads && (now+int64(g.id))%10 == 0 {
 		g.retrySnapshots()
 		g.reconfigure(m)
+		if old := g.seen.silent(now); len(old) > 0 {
+			if _, err := g.propose(old); err != nil {
+				return err
+			}
+		}
 		g.seen.expire(now)
 		if err := g.expireHolders(now); err != nil {
 			return err

@@ -579,8 +579,26 @@ func (o *OSD) Apply(ctx context.Context, pg uint32, r objstore.Request, c objsto
 			return objstore.Result{}, err
 		}
 	}
+	if _, ok := objstore.LeaseOf(ctx); ok {
+		g.addDirs(&res, c)
+	}
 	_, err = o.tell(ctx, g, c.Volume(), r.Session, objstore.EventsOf(c, res))
 	return res, err
+}
+
+// addDirs spares a client that keeps attributes the question after them. A later
+// change may show in them: then the client is told of that one, too.
+func (g *group) addDirs(res *objstore.Result, c objstore.Change) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	for i, dir := range objstore.DirsOf(c) {
+		if dir == 0 || g.canLead() != nil {
+			continue
+		}
+		if a, err := volume.GetAttr(&g.st, dir); err == nil {
+			res.Dirs[i] = a
+		}
+	}
 }
 
 // unlessOpen takes out of a purge what other clients have open.

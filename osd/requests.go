@@ -2,6 +2,7 @@ package osd
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"pillarbox/objstore"
@@ -26,9 +27,13 @@ func resultKey(session, seq uint64) []byte {
 type sessions map[uint64]*session
 
 type session struct {
-	seqs map[uint64]struct{} // results kept
-	seen int64               // when it last sent something, in ticks
+	seqs  map[uint64]struct{} // results kept
+	acked uint64              // the client has the results of all before, which are not kept any more
+	seen  int64               // when it last sent something, in ticks
 }
+
+// ackedSeq is where acked is kept: no request has the number.
+const ackedSeq = 0
 
 // expireAfter is how long a session's results are kept after its last change,
 // in ticks. A client gives up on a change long before.
@@ -37,12 +42,24 @@ const expireAfter = 6000
 // load finds what earlier leaders kept.
 func (s *sessions) load(v volume.View) error {
 	*s = sessions{}
-	return v.Scan([]byte{resultPrefix}, nil, func(key, _ []byte) bool {
-		if len(key) == 17 {
-			s.session(binary.BigEndian.Uint64(key[1:])).seqs[binary.BigEndian.Uint64(key[9:])] = struct{}{}
+	var err error
+	serr := v.Scan([]byte{resultPrefix}, nil, func(key, val []byte) bool {
+		if len(key) != 17 {
+			return true
+		}
+		have := s.session(binary.BigEndian.Uint64(key[1:]))
+		seq := binary.BigEndian.Uint64(key[9:])
+		have.seqs[seq] = struct{}{}
+		if seq == ackedSeq {
+			if len(val) != 8 {
+				err = fmt.Errorf("acknowledged requests in %d bytes: %w", len(val), objstore.Corrupt)
+				return false
+			}
+			have.acked = binary.BigEndian.Uint64(val)
 		}
 		return true
 	})
+	return errors.Join(serr, err)
 }
 
 func (s *sessions) session(id uint64) *session {
@@ -55,9 +72,18 @@ func (s *sessions) session(id uint64) *session {
 	return (*s)[id]
 }
 
-// result is the answer to a request that was carried out before.
+// result is the answer to a request that was carried out before. Fenced: nobody
+// waits for the answer any more, and whether the request was carried out is not
+// known; it was held up on its way.
 func (s *sessions) result(v volume.View, r objstore.Request) (objstore.Result, bool, error) {
-	if _, ok := s.session(r.Session).seqs[r.Seq]; !ok {
+	have := s.session(r.Session)
+	if r.Seq == ackedSeq {
+		return objstore.Result{}, false, fmt.Errorf("request without a number: %w", objstore.Invalid)
+	}
+	if r.Seq < have.acked {
+		return objstore.Result{}, false, fmt.Errorf("request %d of session %x is over: %w", r.Seq, r.Session, objstore.Fenced)
+	}
+	if _, ok := have.seqs[r.Seq]; !ok {
 		return objstore.Result{}, false, nil
 	}
 	b, err := v.Get(resultKey(r.Session, r.Seq))
@@ -74,17 +100,22 @@ func (s *sessions) keep(delta volume.Delta, r objstore.Request, res objstore.Res
 	have := s.session(r.Session)
 	have.seen = now
 	for seq := range have.seqs {
-		if seq < r.Ack {
+		if seq < r.Ack && seq != ackedSeq {
 			delta = append(delta, volume.Write{Key: resultKey(r.Session, seq)})
 			delete(have.seqs, seq)
 		}
+	}
+	if r.Ack > have.acked {
+		have.acked = r.Ack
+		have.seqs[ackedSeq] = struct{}{}
+		delta = append(delta, volume.Write{Key: resultKey(r.Session, ackedSeq), Value: binary.BigEndian.AppendUint64(nil, r.Ack)})
 	}
 	have.seqs[r.Seq] = struct{}{}
 	return append(delta, volume.Write{Key: resultKey(r.Session, r.Seq), Value: encodeResult(res)})
 }
 
-// expire forgets sessions that have been silent for long. Their last results
-// stay in the state until the next leader's time; they are few.
+// expire forgets sessions that have been silent for long and of which nothing is
+// kept.
 func (s *sessions) expire(now int64) {
 	for id, have := range *s {
 		if have.seen == 0 {

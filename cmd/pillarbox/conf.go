@@ -128,14 +128,14 @@ func openMember(dir string, log *slog.Logger) (*member, error) {
 }
 
 // learn keeps the monitors' addresses for the next start.
-func (self *member) learn(m *objstore.Map, log *slog.Logger) {
+func (mem *member) learn(m *objstore.Map, log *slog.Logger) {
 	addrs := monAddrs(m)
-	if len(addrs) == 0 || slices.Equal(addrs, self.conf.Mons) {
+	if len(addrs) == 0 || slices.Equal(addrs, mem.conf.Mons) {
 		return
 	}
-	self.conf.Mons = addrs
-	if err := self.conf.save(self.dir); err != nil {
-		log.Warn("keep the monitors' addresses", "dir", self.dir, "err", err)
+	mem.conf.Mons = addrs
+	if err := mem.conf.save(mem.dir); err != nil {
+		log.Warn("keep the monitors' addresses", "dir", mem.dir, "err", err)
 	}
 }
 

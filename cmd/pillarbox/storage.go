@@ -126,53 +126,53 @@ func firstStart(ctx context.Context, opt osdOptions) error {
 }
 
 // serveOSD announces the OSD and serves until ctx ends.
-func (self *member) serveOSD(ctx context.Context, log *slog.Logger) (err error) {
-	id := *self.conf.OSD
-	l, err := net.Listen("tcp", self.conf.Addr)
+func (mem *member) serveOSD(ctx context.Context, log *slog.Logger) (err error) {
+	id := *mem.conf.OSD
+	l, err := net.Listen("tcp", mem.conf.Addr)
 	if err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
 	defer l.Close()
-	m, err := self.mons.Boot(ctx, objstore.OSDInfo{ID: id, UUID: self.conf.UUID, Addr: self.conf.Addr})
+	m, err := mem.mons.Boot(ctx, objstore.OSDInfo{ID: id, UUID: mem.conf.UUID, Addr: mem.conf.Addr})
 	if err != nil {
 		return err
 	}
-	founder := m.Founder == self.conf.UUID && !self.conf.Founded
+	founder := m.Founder == mem.conf.UUID && !mem.conf.Founded
 	var o *osd.OSD
-	conns := osdrpc.NewConns(osdrpc.Options{Self: id, TLS: self.tls, Log: log, OnLost: func(peer int) {
+	conns := osdrpc.NewConns(osdrpc.Options{Self: id, TLS: mem.tls, Log: log, OnLost: func(peer int) {
 		if o != nil {
 			o.PeerLost(peer)
 		}
 	}})
 	defer func() { err = errors.Join(err, conns.Close()) }()
-	o, err = osd.Open(ctx, osd.Options{Dir: filepath.Join(self.dir, osdData), ID: id, Map: m, Log: log, Peers: conns, Founder: founder})
+	o, err = osd.Open(ctx, osd.Options{Dir: filepath.Join(mem.dir, osdData), ID: id, Map: m, Log: log, Peers: conns, Founder: founder})
 	if err != nil {
 		return withCode(err)
 	}
 	defer func() { err = errors.Join(err, wrap("close the OSD", o.Close())) }()
 	if founder {
-		self.conf.Founded = true
-		if err := self.conf.save(self.dir); err != nil {
+		mem.conf.Founded = true
+		if err := mem.conf.save(mem.dir); err != nil {
 			return err
 		}
 	}
 	if err := conns.SetMap(m); err != nil {
 		return err
 	}
-	s, err := osdrpc.NewServer(o, osdrpc.ServerOptions{TLS: self.tls, Log: log, Heard: conns.Retry})
+	s, err := osdrpc.NewServer(o, osdrpc.ServerOptions{TLS: mem.tls, Log: log, Heard: conns.Retry})
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.Serve(l) })
 	g.Go(func() error {
-		self.mons.Watch(ctx, func(m *objstore.Map) {
-			self.learn(m, log)
+		mem.mons.Watch(ctx, func(m *objstore.Map) {
+			mem.learn(m, log)
 			if err := errors.Join(conns.SetMap(m), o.SetMap(m)); err != nil {
 				log.Error("take in the cluster map", "epoch", m.Epoch, "err", err)
 			}
 			if me := m.OSD(id); me != nil && !me.Up { // marked down by mistake
-				if _, err := self.mons.Boot(ctx, objstore.OSDInfo{ID: id, UUID: self.conf.UUID, Addr: self.conf.Addr}); err != nil {
+				if _, err := mem.mons.Boot(ctx, objstore.OSDInfo{ID: id, UUID: mem.conf.UUID, Addr: mem.conf.Addr}); err != nil {
 					log.Warn("announce again", "err", err)
 				}
 			}
@@ -180,7 +180,7 @@ func (self *member) serveOSD(ctx context.Context, log *slog.Logger) (err error) 
 		return nil
 	})
 	g.Go(func() error {
-		self.mons.Beat(ctx, func() mon.Report { return reportOf(ctx, o) })
+		mem.mons.Beat(ctx, func() mon.Report { return reportOf(ctx, o) })
 		return nil
 	})
 	g.Go(func() error {
@@ -188,7 +188,7 @@ func (self *member) serveOSD(ctx context.Context, log *slog.Logger) (err error) 
 		s.Stop()
 		return nil
 	})
-	log.Info("serving", "osd", id, "addr", self.conf.Addr, "fsid", self.conf.FSID)
+	log.Info("serving", "osd", id, "addr", mem.conf.Addr, "fsid", mem.conf.FSID)
 	return g.Wait()
 }
 

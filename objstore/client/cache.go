@@ -252,6 +252,11 @@ func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore
 	if !known {
 		return
 	}
+	for _, dir := range r.Dirs {
+		if dir.Ino.Volume() == q.vol && dir.Ino != 0 {
+			c.setAttr(q.of, dir)
+		}
+	}
 	switch ch := ch.(type) {
 	case objstore.Create:
 		if ch.Name != "" {

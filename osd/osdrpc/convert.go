@@ -202,11 +202,21 @@ func (d *decoder) entry(m *osdv1.DirEntry) objstore.DirEntry {
 }
 
 func resultToWire(r *objstore.Result) *osdv1.Result {
-	return &osdv1.Result{Attr: attrToWire(&r.Attr), Orphan: uint64(r.Orphan)}
+	m := &osdv1.Result{Attr: attrToWire(&r.Attr), Orphan: uint64(r.Orphan)}
+	for i := range r.Dirs {
+		if r.Dirs[i].Ino != 0 {
+			m.Dirs = append(m.Dirs, attrToWire(&r.Dirs[i]))
+		}
+	}
+	return m
 }
 
 func resultFromWire(m *osdv1.Result) objstore.Result {
-	return objstore.Result{Attr: attrFromWire(m.GetAttr()), Orphan: objstore.Ino(m.GetOrphan())}
+	r := objstore.Result{Attr: attrFromWire(m.GetAttr()), Orphan: objstore.Ino(m.GetOrphan())}
+	for i, a := range m.GetDirs()[:min(len(m.GetDirs()), len(r.Dirs))] {
+		r.Dirs[i] = attrFromWire(a)
+	}
+	return r
 }
 
 func requestToWire(r objstore.Request) *osdv1.Request {

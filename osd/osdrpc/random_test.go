@@ -30,6 +30,9 @@ func (f filler) bytes(n int) []byte {
 
 func (f filler) fill(v reflect.Value) {
 	switch p := v.Addr().Interface().(type) {
+	case *objstore.Ino: // never 0, which stands for none
+		*p = objstore.Ino(f.Uint64()>>f.IntN(64)) | 1
+		return
 	case *objstore.VolumeID:
 		*p = objstore.VolumeID(f.Uint32()) & objstore.MaxVolume
 		return
@@ -53,6 +56,10 @@ func (f filler) fill(v reflect.Value) {
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		f.fill(v.Elem())
+	case reflect.Array:
+		for i := range v.Len() {
+			f.fill(v.Index(i))
+		}
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 1+f.IntN(5), 10))
 		for i := range v.Len() {

@@ -48,7 +48,7 @@ func TestModel(t *testing.T) {
 		slices.Sort(names)
 		return names
 	}
-	step := func(i int) (what string, err error, want syscall.Errno) {
+	step := func(i int) (what string, want syscall.Errno, err error) {
 		m := mounts[r.IntN(2)]
 		p, q := pick(), pick()
 		n, to := model[p], model[q]
@@ -65,7 +65,7 @@ func TestModel(t *testing.T) {
 			default:
 				n.data = data
 			}
-			return fmt.Sprintf("write %s", full), err, want
+			return fmt.Sprintf("write %s", full), want, err
 		case 2: // append
 			f, err := os.OpenFile(full, os.O_WRONLY|os.O_APPEND, 0)
 			if err == nil {
@@ -82,7 +82,7 @@ func TestModel(t *testing.T) {
 			default:
 				n.data += "more"
 			}
-			return fmt.Sprintf("append to %s", full), err, want
+			return fmt.Sprintf("append to %s", full), want, err
 		case 3: // link
 			err = os.Link(full, filepath.Join(m, q))
 			switch {
@@ -95,7 +95,7 @@ func TestModel(t *testing.T) {
 			default:
 				model[q] = n
 			}
-			return fmt.Sprintf("link %s to %s", full, q), err, want
+			return fmt.Sprintf("link %s to %s", full, q), want, err
 		case 4: // unlink
 			err = syscall.Unlink(full)
 			switch {
@@ -106,10 +106,10 @@ func TestModel(t *testing.T) {
 			default:
 				delete(model, p)
 			}
-			return fmt.Sprintf("unlink %s", full), err, want
+			return fmt.Sprintf("unlink %s", full), want, err
 		case 5: // rename a file
 			if n != nil && n.dir || to != nil && to.dir {
-				return "", nil, 0
+				return "", 0, nil
 			}
 			err = syscall.Rename(full, filepath.Join(m, q))
 			if n == nil {
@@ -118,14 +118,14 @@ func TestModel(t *testing.T) {
 				delete(model, p)
 				model[q] = n
 			}
-			return fmt.Sprintf("rename %s to %s", full, q), err, want
+			return fmt.Sprintf("rename %s to %s", full, q), want, err
 		case 6: // mkdir, rmdir
 			if n == nil {
 				model[p] = &node{dir: true, mode: 0o755}
-				return fmt.Sprintf("mkdir %s", full), os.Mkdir(full, 0o755), 0
+				return fmt.Sprintf("mkdir %s", full), 0, os.Mkdir(full, 0o755)
 			}
 			if !n.dir {
-				return "", nil, 0
+				return "", 0, nil
 			}
 			err = syscall.Rmdir(full)
 			if len(children(p)) > 0 {
@@ -133,7 +133,7 @@ func TestModel(t *testing.T) {
 			} else {
 				delete(model, p)
 			}
-			return fmt.Sprintf("rmdir %s", full), err, want
+			return fmt.Sprintf("rmdir %s", full), want, err
 		case 7: // chmod
 			mode := os.FileMode(0o600 + r.IntN(8)*8)
 			err = os.Chmod(full, mode)
@@ -142,10 +142,10 @@ func TestModel(t *testing.T) {
 			} else {
 				n.mode = mode
 			}
-			return fmt.Sprintf("chmod %s", full), err, want
+			return fmt.Sprintf("chmod %s", full), want, err
 		default: // truncate
 			if n == nil || n.dir {
-				return "", nil, 0
+				return "", 0, nil
 			}
 			size := r.IntN(3000)
 			err = os.Truncate(full, int64(size))
@@ -154,11 +154,11 @@ func TestModel(t *testing.T) {
 			} else {
 				n.data = n.data[:size]
 			}
-			return fmt.Sprintf("truncate %s to %d", full, size), err, 0
+			return fmt.Sprintf("truncate %s to %d", full, size), 0, err
 		}
 	}
 	for i := range steps {
-		what, err, want := step(i)
+		what, want, err := step(i)
 		var errno syscall.Errno
 		if e, ok := err.(syscall.Errno); ok {
 			errno = e

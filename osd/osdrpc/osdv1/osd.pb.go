@@ -1656,6 +1656,7 @@ type Result struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
 	Orphan        uint64                 `protobuf:"varint,2,opt,name=orphan,proto3" json:"orphan,omitempty"`
+	Dirs          []*Attr                `protobuf:"bytes,3,rep,name=dirs,proto3" json:"dirs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1702,6 +1703,13 @@ func (x *Result) GetOrphan() uint64 {
 		return x.Orphan
 	}
 	return 0
+}
+
+func (x *Result) GetDirs() []*Attr {
+	if x != nil {
+		return x.Dirs
+	}
+	return nil
 }
 
 type Change struct {
@@ -4428,10 +4436,11 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\aRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x10\n" +
-	"\x03ack\x18\x03 \x01(\x04R\x03ack\"L\n" +
+	"\x03ack\x18\x03 \x01(\x04R\x03ack\"x\n" +
 	"\x06Result\x12*\n" +
 	"\x04attr\x18\x01 \x01(\v2\x16.pillarbox.osd.v1.AttrR\x04attr\x12\x16\n" +
-	"\x06orphan\x18\x02 \x01(\x04R\x06orphan\"\xcb\a\n" +
+	"\x06orphan\x18\x02 \x01(\x04R\x06orphan\x12*\n" +
+	"\x04dirs\x18\x03 \x03(\v2\x16.pillarbox.osd.v1.AttrR\x04dirs\"\xcb\a\n" +
 	"\x06Change\x122\n" +
 	"\x06create\x18\x01 \x01(\v2\x18.pillarbox.osd.v1.CreateH\x00R\x06create\x12,\n" +
 	"\x04link\x18\x02 \x01(\v2\x16.pillarbox.osd.v1.LinkH\x00R\x04link\x122\n" +
@@ -4748,91 +4757,92 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	27, // 7: pillarbox.osd.v1.ApplyRequest.request:type_name -> pillarbox.osd.v1.Request
 	29, // 8: pillarbox.osd.v1.ApplyRequest.change:type_name -> pillarbox.osd.v1.Change
 	7,  // 9: pillarbox.osd.v1.Result.attr:type_name -> pillarbox.osd.v1.Attr
-	30, // 10: pillarbox.osd.v1.Change.create:type_name -> pillarbox.osd.v1.Create
-	31, // 11: pillarbox.osd.v1.Change.link:type_name -> pillarbox.osd.v1.Link
-	32, // 12: pillarbox.osd.v1.Change.remove:type_name -> pillarbox.osd.v1.Remove
-	33, // 13: pillarbox.osd.v1.Change.rename:type_name -> pillarbox.osd.v1.Rename
-	34, // 14: pillarbox.osd.v1.Change.set_attr:type_name -> pillarbox.osd.v1.SetAttr
-	35, // 15: pillarbox.osd.v1.Change.write:type_name -> pillarbox.osd.v1.Write
-	36, // 16: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
-	37, // 17: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
-	38, // 18: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
-	39, // 19: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
-	40, // 20: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
-	41, // 21: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
-	42, // 22: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
-	43, // 23: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
-	44, // 24: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
-	45, // 25: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
-	16, // 26: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
-	17, // 27: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
-	47, // 28: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
-	48, // 29: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
-	48, // 30: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
-	48, // 31: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
-	53, // 32: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
-	55, // 33: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
-	56, // 34: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
-	17, // 35: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
-	17, // 36: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
-	63, // 37: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
-	64, // 38: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
-	68, // 39: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
-	66, // 40: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
-	69, // 41: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
-	5,  // 42: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
-	4,  // 43: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
-	8,  // 44: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
-	4,  // 45: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
-	11, // 46: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
-	4,  // 47: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
-	14, // 48: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
-	3,  // 49: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
-	19, // 50: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
-	26, // 51: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
-	3,  // 52: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
-	21, // 53: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
-	23, // 54: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
-	24, // 55: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
-	46, // 56: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
-	49, // 57: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
-	52, // 58: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
-	57, // 59: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
-	17, // 60: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
-	57, // 61: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
-	58, // 62: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	3,  // 63: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
-	3,  // 64: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
-	65, // 65: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
-	6,  // 66: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
-	7,  // 67: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
-	9,  // 68: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
-	10, // 69: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
-	12, // 70: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
-	13, // 71: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
-	15, // 72: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
-	18, // 73: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
-	20, // 74: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
-	28, // 75: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
-	2,  // 76: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
-	22, // 77: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
-	2,  // 78: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
-	25, // 79: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
-	51, // 80: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
-	50, // 81: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
-	54, // 82: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
-	59, // 83: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
-	60, // 84: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
-	2,  // 85: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
-	59, // 86: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
-	61, // 87: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
-	62, // 88: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
-	67, // 89: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
-	66, // [66:90] is the sub-list for method output_type
-	42, // [42:66] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	7,  // 10: pillarbox.osd.v1.Result.dirs:type_name -> pillarbox.osd.v1.Attr
+	30, // 11: pillarbox.osd.v1.Change.create:type_name -> pillarbox.osd.v1.Create
+	31, // 12: pillarbox.osd.v1.Change.link:type_name -> pillarbox.osd.v1.Link
+	32, // 13: pillarbox.osd.v1.Change.remove:type_name -> pillarbox.osd.v1.Remove
+	33, // 14: pillarbox.osd.v1.Change.rename:type_name -> pillarbox.osd.v1.Rename
+	34, // 15: pillarbox.osd.v1.Change.set_attr:type_name -> pillarbox.osd.v1.SetAttr
+	35, // 16: pillarbox.osd.v1.Change.write:type_name -> pillarbox.osd.v1.Write
+	36, // 17: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
+	37, // 18: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
+	38, // 19: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
+	39, // 20: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
+	40, // 21: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
+	41, // 22: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
+	42, // 23: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
+	43, // 24: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
+	44, // 25: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
+	45, // 26: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
+	16, // 27: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
+	17, // 28: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
+	47, // 29: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
+	48, // 30: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
+	48, // 31: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
+	48, // 32: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
+	53, // 33: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
+	55, // 34: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
+	56, // 35: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
+	17, // 36: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
+	17, // 37: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
+	63, // 38: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
+	64, // 39: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
+	68, // 40: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
+	66, // 41: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
+	69, // 42: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
+	5,  // 43: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
+	4,  // 44: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
+	8,  // 45: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
+	4,  // 46: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
+	11, // 47: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
+	4,  // 48: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
+	14, // 49: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
+	3,  // 50: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
+	19, // 51: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
+	26, // 52: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
+	3,  // 53: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
+	21, // 54: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
+	23, // 55: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
+	24, // 56: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
+	46, // 57: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
+	49, // 58: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
+	52, // 59: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
+	57, // 60: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
+	17, // 61: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
+	57, // 62: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
+	58, // 63: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	3,  // 64: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
+	3,  // 65: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
+	65, // 66: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
+	6,  // 67: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
+	7,  // 68: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
+	9,  // 69: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
+	10, // 70: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
+	12, // 71: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
+	13, // 72: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
+	15, // 73: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
+	18, // 74: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
+	20, // 75: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
+	28, // 76: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
+	2,  // 77: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
+	22, // 78: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
+	2,  // 79: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
+	25, // 80: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
+	51, // 81: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
+	50, // 82: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
+	54, // 83: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
+	59, // 84: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
+	60, // 85: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
+	2,  // 86: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
+	59, // 87: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
+	61, // 88: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
+	62, // 89: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
+	67, // 90: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
+	67, // [67:91] is the sub-list for method output_type
+	43, // [43:67] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_osd_osdrpc_osdv1_osd_proto_init() }
