@@ -91,7 +91,7 @@ func (m *Monitor) Status(ctx context.Context) (*Status, error) {
 
 // check fills in health.
 func (st *Status) check(cm *objstore.Map) {
-	var down, near, full, degraded, moving, unknown []string
+	var down, near, full, degraded, moving, unknown, bad []string
 	led := 0
 	for _, o := range st.OSDs {
 		name := fmt.Sprintf("osd.%d", o.ID)
@@ -115,6 +115,9 @@ func (st *Status) check(cm *objstore.Map) {
 		if r.Degraded > 0 {
 			degraded = append(degraded, fmt.Sprintf("%d placement groups led by %s lack members", r.Degraded, name))
 		}
+		if r.Bad > 0 {
+			bad = append(bad, fmt.Sprintf("%s has %d damaged chunks that no other OSD has a good copy of", name, r.Bad))
+		}
 		switch {
 		case r.Missing > 0:
 			moving = append(moving, fmt.Sprintf("%s has %d chunks to bring where they belong", name, r.Missing))
@@ -128,6 +131,7 @@ func (st *Status) check(cm *objstore.Map) {
 	st.note("OSD_DOWN", HealthWarn, "%d OSDs down", down)
 	st.note("OSD_NEARFULL", HealthWarn, "%d OSDs near full", near)
 	st.note("OSD_FULL", HealthErr, "%d OSDs full", full)
+	st.note("OSD_SCRUB_ERRORS", HealthErr, "%d OSDs have damaged chunks", bad)
 	st.note("PG_AVAILABILITY", HealthWarn, "reduced availability of volumes, or not known (%d reasons)", unknown)
 	st.note("PG_DEGRADED", HealthWarn, "placement groups of %d OSDs degraded", degraded)
 	st.note("CHUNKS_MISPLACED", HealthWarn, "%d OSDs have chunks to move", moving)

@@ -221,6 +221,7 @@ type Stats struct {
 	Degraded  int    // of those it leads, lack a live voter that the map wants
 	Missing   int    // replicas of chunks that recovery has found lacking and not made yet
 	Copied    int    // replicas of chunks that recovery has made in this run
+	Bad       int    // chunks that the last scrub found damaged and could not heal
 	Unchecked bool   // recovery has not been through all chunks since the map changed
 }
 
@@ -228,6 +229,7 @@ type Stats struct {
 func (o *OSD) Stats() (s Stats) {
 	m := o.Map()
 	s.Epoch, s.Unchecked = m.Epoch, o.recovery.checked.Load() < m.Epoch
+	s.Bad = o.lastScrub().Bad
 	s.Missing, s.Copied = int(o.recovery.missing.Load()), int(o.recovery.copied.Load())
 	for _, g := range o.hosted() {
 		s.Groups++

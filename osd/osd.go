@@ -117,6 +117,7 @@ type OSD struct {
 	reap     reaper
 	recovery recovery
 	subs     subscriptions
+	scrubs   scrubs
 	settled  chan struct{} // closed when what the last run left is cleared up
 
 	flushMu     sync.Mutex       // one flush at a time
@@ -178,6 +179,7 @@ func Open(ctx context.Context, opt Options) (*OSD, error) {
 		o.run.Go(func() error { return o.pullLoop(runCtx) })
 		o.run.Go(func() error { return o.leaveLoop(runCtx) })
 		o.run.Go(func() error { return o.recoverLoop(runCtx) })
+		o.run.Go(func() error { return o.scrubLoop(runCtx) })
 	}
 	return o, nil
 }

@@ -373,30 +373,3 @@ func (o *OSD) heal(ctx context.Context, id objstore.ChunkID) ([]byte, error) {
 	}
 	return nil, err
 }
-
-// Scrub reads every pooled chunk and heals those that are damaged from another
-// OSD's copy. It says how many it read, and how many it healed or could not.
-func (o *OSD) Scrub(ctx context.Context) (read, healed, bad int, err error) {
-	err = o.eachPooled(ctx, func(ids []objstore.ChunkID) error {
-		for _, id := range ids {
-			_, err := o.FetchChunk(ctx, id)
-			switch {
-			case errors.Is(err, objstore.Corrupt):
-				if _, err := o.heal(ctx, id); err != nil {
-					bad++
-					o.log.Error("scrub: damaged chunk", "chunk", id.String(), "err", err)
-				} else {
-					healed++
-				}
-			case err != nil && !errors.Is(err, objstore.NotFound):
-				return err
-			}
-			read++
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-		}
-		return nil
-	})
-	return read, healed, bad, err
-}

@@ -126,9 +126,12 @@ func TestScrubHeals(t *testing.T) {
 	if _, err := o.FetchChunk(t.Context(), id); err == nil {
 		t.Fatal("the damage does not show")
 	}
-	read, healed, bad, err := o.Scrub(t.Context())
-	if err != nil || read < 1 || healed != 1 || bad != 0 {
-		t.Fatalf("scrub: %d read, %d healed, %d bad, %v", read, healed, bad, err)
+	s, err := o.Scrub(t.Context())
+	if err != nil || s.Chunks < 1 || s.Healed != 1 || s.Bad != 0 {
+		t.Fatalf("scrub: %+v, %v", s, err)
+	}
+	if o.lastScrub() != s || s.Ended.IsZero() {
+		t.Errorf("remembered %+v of %+v", o.lastScrub(), s)
 	}
 	got, err := o.FetchChunk(t.Context(), id)
 	if err != nil || !slices.Equal(got, data) {

@@ -68,7 +68,7 @@ func authorize(ctx context.Context, service string) error {
 	case roleOSD:
 		return nil
 	case roleClient, roleAdmin:
-		if service == clientService {
+		if service == clientService || service == adminService && role == roleAdmin {
 			return nil
 		}
 	}

@@ -135,6 +135,9 @@ func (c *Conns) OSD(id int) (client.OSD, error) {
 	return conn, nil
 }
 
+// Conn is the connection to an OSD. Unavailable as OSD.
+func (c *Conns) Conn(id int) (*Conn, error) { return c.conn(id) }
+
 func (c *Conns) conn(id int) (*Conn, error) {
 	if conn := (*c.conns.Load())[id]; conn != nil {
 		return conn, nil

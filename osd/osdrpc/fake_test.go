@@ -97,6 +97,10 @@ func (f *fake) Lock(ctx context.Context, pg uint32, r locks.Request) (locks.Answ
 	return ret[locks.Answer](f.call(ctx, "Lock", pg, r))
 }
 
+func (f *fake) Scrub(ctx context.Context) (osd.Scrubbed, error) {
+	return ret[osd.Scrubbed](f.call(ctx, "Scrub"))
+}
+
 func (f *fake) Subscribe(session uint64) (*osd.Subscription, error) {
 	return ret[*osd.Subscription](f.call(context.Background(), "Subscribe", session))
 }

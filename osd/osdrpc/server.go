@@ -25,6 +25,7 @@ type Backend interface {
 	osd.Peer
 	Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, held []locks.Held) (known bool, err error)
 	Lock(ctx context.Context, pg uint32, r locks.Request) (locks.Answer, error)
+	Scrub(ctx context.Context) (osd.Scrubbed, error)
 	Subscribe(session uint64) (*osd.Subscription, error)
 	// Step takes in raft's messages from another OSD, in the order it sent them.
 	Step(ctx context.Context, from int, ms []osd.RaftMessage) error
@@ -56,6 +57,7 @@ type Server struct {
 const (
 	servicePrefix = "pillarbox.osd.v1."
 	clientService = servicePrefix + "OSD"
+	adminService  = servicePrefix + "Admin"
 )
 
 // Sizes of the connections' buffers and windows. A window takes two of the
@@ -113,6 +115,7 @@ func NewServer(b Backend, opt ServerOptions) (*Server, error) {
 	)
 	osdv1.RegisterOSDServer(s.Server, &osdService{s: s})
 	osdv1.RegisterPeerServer(s.Server, &peerService{s: s})
+	osdv1.RegisterAdminServer(s.Server, &adminServer{s: s})
 	return s, nil
 }
 

@@ -27,6 +27,110 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type ScrubRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubRequest) Reset() {
+	*x = ScrubRequest{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubRequest) ProtoMessage() {}
+
+func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
+func (*ScrubRequest) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{0}
+}
+
+type Scrubbed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ended         int64                  `protobuf:"varint,1,opt,name=ended,proto3" json:"ended,omitempty"` // seconds since 1970
+	Chunks        uint64                 `protobuf:"varint,2,opt,name=chunks,proto3" json:"chunks,omitempty"`
+	Healed        uint64                 `protobuf:"varint,3,opt,name=healed,proto3" json:"healed,omitempty"`
+	Bad           uint64                 `protobuf:"varint,4,opt,name=bad,proto3" json:"bad,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scrubbed) Reset() {
+	*x = Scrubbed{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scrubbed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scrubbed) ProtoMessage() {}
+
+func (x *Scrubbed) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scrubbed.ProtoReflect.Descriptor instead.
+func (*Scrubbed) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Scrubbed) GetEnded() int64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *Scrubbed) GetChunks() uint64 {
+	if x != nil {
+		return x.Chunks
+	}
+	return 0
+}
+
+func (x *Scrubbed) GetHealed() uint64 {
+	if x != nil {
+		return x.Healed
+	}
+	return 0
+}
+
+func (x *Scrubbed) GetBad() uint64 {
+	if x != nil {
+		return x.Bad
+	}
+	return 0
+}
+
 // Failure is the detail of the status that a call fails with.
 type Failure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -39,7 +143,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[0]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -51,7 +155,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[0]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -64,7 +168,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{0}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Failure) GetKind() uint32 {
@@ -98,7 +202,7 @@ type Leader struct {
 
 func (x *Leader) Reset() {
 	*x = Leader{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[1]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -110,7 +214,7 @@ func (x *Leader) String() string {
 func (*Leader) ProtoMessage() {}
 
 func (x *Leader) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[1]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -123,7 +227,7 @@ func (x *Leader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leader.ProtoReflect.Descriptor instead.
 func (*Leader) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{1}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Leader) GetPg() uint32 {
@@ -148,7 +252,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[2]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -160,7 +264,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[2]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -173,7 +277,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{2}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{4}
 }
 
 type GroupRequest struct {
@@ -185,7 +289,7 @@ type GroupRequest struct {
 
 func (x *GroupRequest) Reset() {
 	*x = GroupRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[3]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -197,7 +301,7 @@ func (x *GroupRequest) String() string {
 func (*GroupRequest) ProtoMessage() {}
 
 func (x *GroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[3]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -210,7 +314,7 @@ func (x *GroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupRequest.ProtoReflect.Descriptor instead.
 func (*GroupRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{3}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GroupRequest) GetPg() uint32 {
@@ -230,7 +334,7 @@ type InodeRequest struct {
 
 func (x *InodeRequest) Reset() {
 	*x = InodeRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[4]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -242,7 +346,7 @@ func (x *InodeRequest) String() string {
 func (*InodeRequest) ProtoMessage() {}
 
 func (x *InodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[4]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -255,7 +359,7 @@ func (x *InodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRequest.ProtoReflect.Descriptor instead.
 func (*InodeRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{4}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *InodeRequest) GetPg() uint32 {
@@ -283,7 +387,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[5]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +399,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[5]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +412,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{5}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LookupRequest) GetPg() uint32 {
@@ -345,7 +449,7 @@ type DirEntry struct {
 
 func (x *DirEntry) Reset() {
 	*x = DirEntry{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[6]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +461,7 @@ func (x *DirEntry) String() string {
 func (*DirEntry) ProtoMessage() {}
 
 func (x *DirEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[6]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +474,7 @@ func (x *DirEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirEntry.ProtoReflect.Descriptor instead.
 func (*DirEntry) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{6}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DirEntry) GetName() []byte {
@@ -429,7 +533,7 @@ type Attr struct {
 
 func (x *Attr) Reset() {
 	*x = Attr{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[7]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +545,7 @@ func (x *Attr) String() string {
 func (*Attr) ProtoMessage() {}
 
 func (x *Attr) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[7]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +558,7 @@ func (x *Attr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attr.ProtoReflect.Descriptor instead.
 func (*Attr) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{7}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Attr) GetIno() uint64 {
@@ -561,7 +665,7 @@ type ReadDirRequest struct {
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[8]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +677,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[8]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +690,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{8}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReadDirRequest) GetPg() uint32 {
@@ -633,7 +737,7 @@ type ReadDirResponse struct {
 
 func (x *ReadDirResponse) Reset() {
 	*x = ReadDirResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[9]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +749,7 @@ func (x *ReadDirResponse) String() string {
 func (*ReadDirResponse) ProtoMessage() {}
 
 func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[9]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +762,7 @@ func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirResponse.ProtoReflect.Descriptor instead.
 func (*ReadDirResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{9}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReadDirResponse) GetEntries() []*DirEntry {
@@ -677,7 +781,7 @@ type ReadlinkResponse struct {
 
 func (x *ReadlinkResponse) Reset() {
 	*x = ReadlinkResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[10]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +793,7 @@ func (x *ReadlinkResponse) String() string {
 func (*ReadlinkResponse) ProtoMessage() {}
 
 func (x *ReadlinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[10]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +806,7 @@ func (x *ReadlinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadlinkResponse.ProtoReflect.Descriptor instead.
 func (*ReadlinkResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{10}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReadlinkResponse) GetTarget() []byte {
@@ -723,7 +827,7 @@ type GetXattrRequest struct {
 
 func (x *GetXattrRequest) Reset() {
 	*x = GetXattrRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[11]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +839,7 @@ func (x *GetXattrRequest) String() string {
 func (*GetXattrRequest) ProtoMessage() {}
 
 func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[11]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +852,7 @@ func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrRequest.ProtoReflect.Descriptor instead.
 func (*GetXattrRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{11}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetXattrRequest) GetPg() uint32 {
@@ -781,7 +885,7 @@ type GetXattrResponse struct {
 
 func (x *GetXattrResponse) Reset() {
 	*x = GetXattrResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[12]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +897,7 @@ func (x *GetXattrResponse) String() string {
 func (*GetXattrResponse) ProtoMessage() {}
 
 func (x *GetXattrResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[12]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +910,7 @@ func (x *GetXattrResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrResponse.ProtoReflect.Descriptor instead.
 func (*GetXattrResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{12}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetXattrResponse) GetValue() []byte {
@@ -825,7 +929,7 @@ type ListXattrResponse struct {
 
 func (x *ListXattrResponse) Reset() {
 	*x = ListXattrResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[13]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +941,7 @@ func (x *ListXattrResponse) String() string {
 func (*ListXattrResponse) ProtoMessage() {}
 
 func (x *ListXattrResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[13]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +954,7 @@ func (x *ListXattrResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrResponse.ProtoReflect.Descriptor instead.
 func (*ListXattrResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{13}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListXattrResponse) GetNames() [][]byte {
@@ -872,7 +976,7 @@ type ExtentsRequest struct {
 
 func (x *ExtentsRequest) Reset() {
 	*x = ExtentsRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[14]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +988,7 @@ func (x *ExtentsRequest) String() string {
 func (*ExtentsRequest) ProtoMessage() {}
 
 func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[14]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +1001,7 @@ func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsRequest.ProtoReflect.Descriptor instead.
 func (*ExtentsRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{14}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExtentsRequest) GetPg() uint32 {
@@ -938,7 +1042,7 @@ type ExtentsResponse struct {
 
 func (x *ExtentsResponse) Reset() {
 	*x = ExtentsResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[15]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1054,7 @@ func (x *ExtentsResponse) String() string {
 func (*ExtentsResponse) ProtoMessage() {}
 
 func (x *ExtentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[15]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1067,7 @@ func (x *ExtentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsResponse.ProtoReflect.Descriptor instead.
 func (*ExtentsResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{15}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExtentsResponse) GetExtents() []*Extent {
@@ -994,7 +1098,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[16]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1110,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[16]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1123,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{16}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Extent) GetOff() uint64 {
@@ -1075,7 +1179,7 @@ type ChunkID struct {
 
 func (x *ChunkID) Reset() {
 	*x = ChunkID{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[17]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1191,7 @@ func (x *ChunkID) String() string {
 func (*ChunkID) ProtoMessage() {}
 
 func (x *ChunkID) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[17]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1204,7 @@ func (x *ChunkID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkID.ProtoReflect.Descriptor instead.
 func (*ChunkID) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{17}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ChunkID) GetIno() uint64 {
@@ -1133,7 +1237,7 @@ type PendingResponse struct {
 
 func (x *PendingResponse) Reset() {
 	*x = PendingResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[18]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1249,7 @@ func (x *PendingResponse) String() string {
 func (*PendingResponse) ProtoMessage() {}
 
 func (x *PendingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[18]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1262,7 @@ func (x *PendingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingResponse.ProtoReflect.Descriptor instead.
 func (*PendingResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{18}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PendingResponse) GetVolumes() []uint32 {
@@ -1179,7 +1283,7 @@ type OrphansRequest struct {
 
 func (x *OrphansRequest) Reset() {
 	*x = OrphansRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[19]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1295,7 @@ func (x *OrphansRequest) String() string {
 func (*OrphansRequest) ProtoMessage() {}
 
 func (x *OrphansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[19]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1308,7 @@ func (x *OrphansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrphansRequest.ProtoReflect.Descriptor instead.
 func (*OrphansRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{19}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *OrphansRequest) GetPg() uint32 {
@@ -1237,7 +1341,7 @@ type OrphansResponse struct {
 
 func (x *OrphansResponse) Reset() {
 	*x = OrphansResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[20]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1353,7 @@ func (x *OrphansResponse) String() string {
 func (*OrphansResponse) ProtoMessage() {}
 
 func (x *OrphansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[20]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1366,7 @@ func (x *OrphansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrphansResponse.ProtoReflect.Descriptor instead.
 func (*OrphansResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{20}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *OrphansResponse) GetInos() []uint64 {
@@ -1284,7 +1388,7 @@ type ReadChunkRequest struct {
 
 func (x *ReadChunkRequest) Reset() {
 	*x = ReadChunkRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[21]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1400,7 @@ func (x *ReadChunkRequest) String() string {
 func (*ReadChunkRequest) ProtoMessage() {}
 
 func (x *ReadChunkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[21]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1413,7 @@ func (x *ReadChunkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadChunkRequest.ProtoReflect.Descriptor instead.
 func (*ReadChunkRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{21}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReadChunkRequest) GetPg() uint32 {
@@ -1349,7 +1453,7 @@ type ReadChunkResponse struct {
 
 func (x *ReadChunkResponse) Reset() {
 	*x = ReadChunkResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[22]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1465,7 @@ func (x *ReadChunkResponse) String() string {
 func (*ReadChunkResponse) ProtoMessage() {}
 
 func (x *ReadChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[22]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1478,7 @@ func (x *ReadChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadChunkResponse.ProtoReflect.Descriptor instead.
 func (*ReadChunkResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{22}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReadChunkResponse) GetData() []byte {
@@ -1394,7 +1498,7 @@ type PutChunkRequest struct {
 
 func (x *PutChunkRequest) Reset() {
 	*x = PutChunkRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[23]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1510,7 @@ func (x *PutChunkRequest) String() string {
 func (*PutChunkRequest) ProtoMessage() {}
 
 func (x *PutChunkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[23]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1523,7 @@ func (x *PutChunkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutChunkRequest.ProtoReflect.Descriptor instead.
 func (*PutChunkRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{23}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PutChunkRequest) GetId() *ChunkID {
@@ -1444,7 +1548,7 @@ type SpaceRequest struct {
 
 func (x *SpaceRequest) Reset() {
 	*x = SpaceRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[24]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1560,7 @@ func (x *SpaceRequest) String() string {
 func (*SpaceRequest) ProtoMessage() {}
 
 func (x *SpaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[24]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1573,7 @@ func (x *SpaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceRequest.ProtoReflect.Descriptor instead.
 func (*SpaceRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{24}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{26}
 }
 
 type SpaceResponse struct {
@@ -1482,7 +1586,7 @@ type SpaceResponse struct {
 
 func (x *SpaceResponse) Reset() {
 	*x = SpaceResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[25]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1598,7 @@ func (x *SpaceResponse) String() string {
 func (*SpaceResponse) ProtoMessage() {}
 
 func (x *SpaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[25]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1611,7 @@ func (x *SpaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceResponse.ProtoReflect.Descriptor instead.
 func (*SpaceResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{25}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SpaceResponse) GetTotal() uint64 {
@@ -1536,7 +1640,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[26]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1652,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[26]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1665,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{26}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ApplyRequest) GetPg() uint32 {
@@ -1603,7 +1707,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[27]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1719,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[27]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1732,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{27}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Request) GetSession() uint64 {
@@ -1663,7 +1767,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[28]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1779,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[28]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1792,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{28}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Result) GetAttr() *Attr {
@@ -1739,7 +1843,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[29]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1855,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[29]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1868,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{29}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Change) GetChange() isChange_Change {
@@ -2033,7 +2137,7 @@ type Create struct {
 
 func (x *Create) Reset() {
 	*x = Create{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[30]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2149,7 @@ func (x *Create) String() string {
 func (*Create) ProtoMessage() {}
 
 func (x *Create) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[30]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2162,7 @@ func (x *Create) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Create.ProtoReflect.Descriptor instead.
 func (*Create) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{30}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Create) GetParent() uint64 {
@@ -2121,7 +2225,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[31]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2237,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[31]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2250,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{31}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Link) GetIno() uint64 {
@@ -2182,7 +2286,7 @@ type Remove struct {
 
 func (x *Remove) Reset() {
 	*x = Remove{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[32]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2298,7 @@ func (x *Remove) String() string {
 func (*Remove) ProtoMessage() {}
 
 func (x *Remove) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[32]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2311,7 @@ func (x *Remove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remove.ProtoReflect.Descriptor instead.
 func (*Remove) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{32}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Remove) GetParent() uint64 {
@@ -2253,7 +2357,7 @@ type Rename struct {
 
 func (x *Rename) Reset() {
 	*x = Rename{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[33]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2369,7 @@ func (x *Rename) String() string {
 func (*Rename) ProtoMessage() {}
 
 func (x *Rename) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[33]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2382,7 @@ func (x *Rename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rename.ProtoReflect.Descriptor instead.
 func (*Rename) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{33}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Rename) GetOldParent() uint64 {
@@ -2347,7 +2451,7 @@ type SetAttr struct {
 
 func (x *SetAttr) Reset() {
 	*x = SetAttr{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[34]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2463,7 @@ func (x *SetAttr) String() string {
 func (*SetAttr) ProtoMessage() {}
 
 func (x *SetAttr) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[34]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2476,7 @@ func (x *SetAttr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAttr.ProtoReflect.Descriptor instead.
 func (*SetAttr) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{34}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetAttr) GetIno() uint64 {
@@ -2450,7 +2554,7 @@ type Write struct {
 
 func (x *Write) Reset() {
 	*x = Write{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[35]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2566,7 @@ func (x *Write) String() string {
 func (*Write) ProtoMessage() {}
 
 func (x *Write) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[35]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2579,7 @@ func (x *Write) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Write.ProtoReflect.Descriptor instead.
 func (*Write) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{35}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Write) GetIno() uint64 {
@@ -2519,7 +2623,7 @@ type SetXattr struct {
 
 func (x *SetXattr) Reset() {
 	*x = SetXattr{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[36]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2635,7 @@ func (x *SetXattr) String() string {
 func (*SetXattr) ProtoMessage() {}
 
 func (x *SetXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[36]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2648,7 @@ func (x *SetXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetXattr.ProtoReflect.Descriptor instead.
 func (*SetXattr) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{36}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetXattr) GetIno() uint64 {
@@ -2592,7 +2696,7 @@ type RemoveXattr struct {
 
 func (x *RemoveXattr) Reset() {
 	*x = RemoveXattr{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[37]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2708,7 @@ func (x *RemoveXattr) String() string {
 func (*RemoveXattr) ProtoMessage() {}
 
 func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[37]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2721,7 @@ func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveXattr.ProtoReflect.Descriptor instead.
 func (*RemoveXattr) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{37}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveXattr) GetIno() uint64 {
@@ -2644,7 +2748,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2656,7 +2760,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2669,7 +2773,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{38}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Purge) GetVol() uint32 {
@@ -2696,7 +2800,7 @@ type ReserveVolume struct {
 
 func (x *ReserveVolume) Reset() {
 	*x = ReserveVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2812,7 @@ func (x *ReserveVolume) String() string {
 func (*ReserveVolume) ProtoMessage() {}
 
 func (x *ReserveVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2825,7 @@ func (x *ReserveVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveVolume.ProtoReflect.Descriptor instead.
 func (*ReserveVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{39}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReserveVolume) GetParent() uint64 {
@@ -2751,7 +2855,7 @@ type InitVolume struct {
 
 func (x *InitVolume) Reset() {
 	*x = InitVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +2867,7 @@ func (x *InitVolume) String() string {
 func (*InitVolume) ProtoMessage() {}
 
 func (x *InitVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +2880,7 @@ func (x *InitVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitVolume.ProtoReflect.Descriptor instead.
 func (*InitVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{40}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *InitVolume) GetVol() uint32 {
@@ -2825,7 +2929,7 @@ type AttachVolume struct {
 
 func (x *AttachVolume) Reset() {
 	*x = AttachVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +2941,7 @@ func (x *AttachVolume) String() string {
 func (*AttachVolume) ProtoMessage() {}
 
 func (x *AttachVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +2954,7 @@ func (x *AttachVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVolume.ProtoReflect.Descriptor instead.
 func (*AttachVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{41}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AttachVolume) GetVol() uint32 {
@@ -2884,7 +2988,7 @@ type SealVolume struct {
 
 func (x *SealVolume) Reset() {
 	*x = SealVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3000,7 @@ func (x *SealVolume) String() string {
 func (*SealVolume) ProtoMessage() {}
 
 func (x *SealVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3013,7 @@ func (x *SealVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealVolume.ProtoReflect.Descriptor instead.
 func (*SealVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{42}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SealVolume) GetVol() uint32 {
@@ -2935,7 +3039,7 @@ type DropVolume struct {
 
 func (x *DropVolume) Reset() {
 	*x = DropVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2947,7 +3051,7 @@ func (x *DropVolume) String() string {
 func (*DropVolume) ProtoMessage() {}
 
 func (x *DropVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2960,7 +3064,7 @@ func (x *DropVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropVolume.ProtoReflect.Descriptor instead.
 func (*DropVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{43}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DropVolume) GetVol() uint32 {
@@ -2980,7 +3084,7 @@ type PendVolume struct {
 
 func (x *PendVolume) Reset() {
 	*x = PendVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2992,7 +3096,7 @@ func (x *PendVolume) String() string {
 func (*PendVolume) ProtoMessage() {}
 
 func (x *PendVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3005,7 +3109,7 @@ func (x *PendVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendVolume.ProtoReflect.Descriptor instead.
 func (*PendVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{44}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PendVolume) GetVol() uint32 {
@@ -3032,7 +3136,7 @@ type FreeChunks struct {
 
 func (x *FreeChunks) Reset() {
 	*x = FreeChunks{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +3148,7 @@ func (x *FreeChunks) String() string {
 func (*FreeChunks) ProtoMessage() {}
 
 func (x *FreeChunks) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +3161,7 @@ func (x *FreeChunks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreeChunks.ProtoReflect.Descriptor instead.
 func (*FreeChunks) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{45}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FreeChunks) GetVol() uint32 {
@@ -3085,7 +3189,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3097,7 +3201,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3110,7 +3214,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{46}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *HoldRequest) GetPg() uint32 {
@@ -3144,7 +3248,7 @@ type HeldLock struct {
 
 func (x *HeldLock) Reset() {
 	*x = HeldLock{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3156,7 +3260,7 @@ func (x *HeldLock) String() string {
 func (*HeldLock) ProtoMessage() {}
 
 func (x *HeldLock) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3169,7 +3273,7 @@ func (x *HeldLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldLock.ProtoReflect.Descriptor instead.
 func (*HeldLock) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{47}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *HeldLock) GetIno() uint64 {
@@ -3201,7 +3305,7 @@ type FileLock struct {
 
 func (x *FileLock) Reset() {
 	*x = FileLock{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3317,7 @@ func (x *FileLock) String() string {
 func (*FileLock) ProtoMessage() {}
 
 func (x *FileLock) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3330,7 @@ func (x *FileLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileLock.ProtoReflect.Descriptor instead.
 func (*FileLock) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{48}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FileLock) GetSession() uint64 {
@@ -3290,7 +3394,7 @@ type LockRequest struct {
 
 func (x *LockRequest) Reset() {
 	*x = LockRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3302,7 +3406,7 @@ func (x *LockRequest) String() string {
 func (*LockRequest) ProtoMessage() {}
 
 func (x *LockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3315,7 +3419,7 @@ func (x *LockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
 func (*LockRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{49}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *LockRequest) GetPg() uint32 {
@@ -3356,7 +3460,7 @@ type LockAnswer struct {
 
 func (x *LockAnswer) Reset() {
 	*x = LockAnswer{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3368,7 +3472,7 @@ func (x *LockAnswer) String() string {
 func (*LockAnswer) ProtoMessage() {}
 
 func (x *LockAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3381,7 +3485,7 @@ func (x *LockAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockAnswer.ProtoReflect.Descriptor instead.
 func (*LockAnswer) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{50}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LockAnswer) GetGranted() bool {
@@ -3407,7 +3511,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3419,7 +3523,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3432,7 +3536,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{51}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *HoldResponse) GetKnown() bool {
@@ -3455,7 +3559,7 @@ type FromWatcher struct {
 
 func (x *FromWatcher) Reset() {
 	*x = FromWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3467,7 +3571,7 @@ func (x *FromWatcher) String() string {
 func (*FromWatcher) ProtoMessage() {}
 
 func (x *FromWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3480,7 +3584,7 @@ func (x *FromWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromWatcher.ProtoReflect.Descriptor instead.
 func (*FromWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{52}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FromWatcher) GetSession() uint64 {
@@ -3521,7 +3625,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3533,7 +3637,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3546,7 +3650,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{53}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -3576,7 +3680,7 @@ type ToWatcher struct {
 
 func (x *ToWatcher) Reset() {
 	*x = ToWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3588,7 +3692,7 @@ func (x *ToWatcher) String() string {
 func (*ToWatcher) ProtoMessage() {}
 
 func (x *ToWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3601,7 +3705,7 @@ func (x *ToWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToWatcher.ProtoReflect.Descriptor instead.
 func (*ToWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ToWatcher) GetStream() uint64 {
@@ -3643,7 +3747,7 @@ type Push struct {
 
 func (x *Push) Reset() {
 	*x = Push{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3655,7 +3759,7 @@ func (x *Push) String() string {
 func (*Push) ProtoMessage() {}
 
 func (x *Push) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3668,7 +3772,7 @@ func (x *Push) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Push.ProtoReflect.Descriptor instead.
 func (*Push) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Push) GetSeq() uint64 {
@@ -3707,7 +3811,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3719,7 +3823,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3732,7 +3836,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Event) GetKind() uint32 {
@@ -3793,7 +3897,7 @@ type ChunkList struct {
 
 func (x *ChunkList) Reset() {
 	*x = ChunkList{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3805,7 +3909,7 @@ func (x *ChunkList) String() string {
 func (*ChunkList) ProtoMessage() {}
 
 func (x *ChunkList) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3818,7 +3922,7 @@ func (x *ChunkList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkList.ProtoReflect.Descriptor instead.
 func (*ChunkList) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ChunkList) GetIds() []*ChunkID {
@@ -3838,7 +3942,7 @@ type WantedChunksRequest struct {
 
 func (x *WantedChunksRequest) Reset() {
 	*x = WantedChunksRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3850,7 +3954,7 @@ func (x *WantedChunksRequest) String() string {
 func (*WantedChunksRequest) ProtoMessage() {}
 
 func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3863,7 +3967,7 @@ func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantedChunksRequest.ProtoReflect.Descriptor instead.
 func (*WantedChunksRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *WantedChunksRequest) GetPg() uint32 {
@@ -3890,7 +3994,7 @@ type Answers struct {
 
 func (x *Answers) Reset() {
 	*x = Answers{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3902,7 +4006,7 @@ func (x *Answers) String() string {
 func (*Answers) ProtoMessage() {}
 
 func (x *Answers) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3915,7 +4019,7 @@ func (x *Answers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answers.ProtoReflect.Descriptor instead.
 func (*Answers) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Answers) GetYes() []bool {
@@ -3934,7 +4038,7 @@ type FetchChunkResponse struct {
 
 func (x *FetchChunkResponse) Reset() {
 	*x = FetchChunkResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3946,7 +4050,7 @@ func (x *FetchChunkResponse) String() string {
 func (*FetchChunkResponse) ProtoMessage() {}
 
 func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3959,7 +4063,7 @@ func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunkResponse.ProtoReflect.Descriptor instead.
 func (*FetchChunkResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *FetchChunkResponse) GetData() []byte {
@@ -3979,7 +4083,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3991,7 +4095,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4004,7 +4108,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *MembersResponse) GetTerm() uint64 {
@@ -4030,7 +4134,7 @@ type GroupPieces struct {
 
 func (x *GroupPieces) Reset() {
 	*x = GroupPieces{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4042,7 +4146,7 @@ func (x *GroupPieces) String() string {
 func (*GroupPieces) ProtoMessage() {}
 
 func (x *GroupPieces) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4055,7 +4159,7 @@ func (x *GroupPieces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPieces.ProtoReflect.Descriptor instead.
 func (*GroupPieces) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GroupPieces) GetPieces() []*GroupPiece {
@@ -4076,7 +4180,7 @@ type GroupPiece struct {
 
 func (x *GroupPiece) Reset() {
 	*x = GroupPiece{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4088,7 +4192,7 @@ func (x *GroupPiece) String() string {
 func (*GroupPiece) ProtoMessage() {}
 
 func (x *GroupPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4101,7 +4205,7 @@ func (x *GroupPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPiece.ProtoReflect.Descriptor instead.
 func (*GroupPiece) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GroupPiece) GetHead() *GroupHead {
@@ -4137,7 +4241,7 @@ type GroupHead struct {
 
 func (x *GroupHead) Reset() {
 	*x = GroupHead{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4149,7 +4253,7 @@ func (x *GroupHead) String() string {
 func (*GroupHead) ProtoMessage() {}
 
 func (x *GroupHead) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4162,7 +4266,7 @@ func (x *GroupHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHead.ProtoReflect.Descriptor instead.
 func (*GroupHead) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GroupHead) GetIndex() uint64 {
@@ -4202,7 +4306,7 @@ type RaftBatch struct {
 
 func (x *RaftBatch) Reset() {
 	*x = RaftBatch{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4214,7 +4318,7 @@ func (x *RaftBatch) String() string {
 func (*RaftBatch) ProtoMessage() {}
 
 func (x *RaftBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4227,7 +4331,7 @@ func (x *RaftBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftBatch.ProtoReflect.Descriptor instead.
 func (*RaftBatch) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RaftBatch) GetMessages() []*RaftMessage {
@@ -4247,7 +4351,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4259,7 +4363,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4272,7 +4376,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RaftMessage) GetPg() uint32 {
@@ -4297,7 +4401,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4309,7 +4413,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4322,7 +4426,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
 }
 
 var File_osd_osdrpc_osdv1_osd_proto protoreflect.FileDescriptor
@@ -4330,7 +4434,13 @@ var File_osd_osdrpc_osdv1_osd_proto protoreflect.FileDescriptor
 const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\n" +
 	"\x1aosd/osdrpc/osdv1/osd.proto\x12\x10pillarbox.osd.v1\x1a\n" +
-	"raft.proto\"c\n" +
+	"raft.proto\"\x0e\n" +
+	"\fScrubRequest\"b\n" +
+	"\bScrubbed\x12\x14\n" +
+	"\x05ended\x18\x01 \x01(\x03R\x05ended\x12\x16\n" +
+	"\x06chunks\x18\x02 \x01(\x04R\x06chunks\x12\x16\n" +
+	"\x06healed\x18\x03 \x01(\x04R\x06healed\x12\x10\n" +
+	"\x03bad\x18\x04 \x01(\x04R\x03bad\"c\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\fR\x04text\x120\n" +
@@ -4659,7 +4769,9 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\fWantedChunks\x12%.pillarbox.osd.v1.WantedChunksRequest\x1a\x19.pillarbox.osd.v1.Answers\x12L\n" +
 	"\aMembers\x12\x1e.pillarbox.osd.v1.GroupRequest\x1a!.pillarbox.osd.v1.MembersResponse\x12L\n" +
 	"\tPullGroup\x12\x1e.pillarbox.osd.v1.GroupRequest\x1a\x1d.pillarbox.osd.v1.GroupPieces0\x01\x12?\n" +
-	"\x04Raft\x12\x1b.pillarbox.osd.v1.RaftBatch\x1a\x16.pillarbox.osd.v1.Beat(\x010\x01B\x1cZ\x1apillarbox/osd/osdrpc/osdv1b\x06proto3"
+	"\x04Raft\x12\x1b.pillarbox.osd.v1.RaftBatch\x1a\x16.pillarbox.osd.v1.Beat(\x010\x012L\n" +
+	"\x05Admin\x12C\n" +
+	"\x05Scrub\x12\x1e.pillarbox.osd.v1.ScrubRequest\x1a\x1a.pillarbox.osd.v1.ScrubbedB\x1cZ\x1apillarbox/osd/osdrpc/osdv1b\x06proto3"
 
 var (
 	file_osd_osdrpc_osdv1_osd_proto_rawDescOnce sync.Once
@@ -4673,173 +4785,177 @@ func file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP() []byte {
 	return file_osd_osdrpc_osdv1_osd_proto_rawDescData
 }
 
-var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
-	(*Failure)(nil),             // 0: pillarbox.osd.v1.Failure
-	(*Leader)(nil),              // 1: pillarbox.osd.v1.Leader
-	(*Done)(nil),                // 2: pillarbox.osd.v1.Done
-	(*GroupRequest)(nil),        // 3: pillarbox.osd.v1.GroupRequest
-	(*InodeRequest)(nil),        // 4: pillarbox.osd.v1.InodeRequest
-	(*LookupRequest)(nil),       // 5: pillarbox.osd.v1.LookupRequest
-	(*DirEntry)(nil),            // 6: pillarbox.osd.v1.DirEntry
-	(*Attr)(nil),                // 7: pillarbox.osd.v1.Attr
-	(*ReadDirRequest)(nil),      // 8: pillarbox.osd.v1.ReadDirRequest
-	(*ReadDirResponse)(nil),     // 9: pillarbox.osd.v1.ReadDirResponse
-	(*ReadlinkResponse)(nil),    // 10: pillarbox.osd.v1.ReadlinkResponse
-	(*GetXattrRequest)(nil),     // 11: pillarbox.osd.v1.GetXattrRequest
-	(*GetXattrResponse)(nil),    // 12: pillarbox.osd.v1.GetXattrResponse
-	(*ListXattrResponse)(nil),   // 13: pillarbox.osd.v1.ListXattrResponse
-	(*ExtentsRequest)(nil),      // 14: pillarbox.osd.v1.ExtentsRequest
-	(*ExtentsResponse)(nil),     // 15: pillarbox.osd.v1.ExtentsResponse
-	(*Extent)(nil),              // 16: pillarbox.osd.v1.Extent
-	(*ChunkID)(nil),             // 17: pillarbox.osd.v1.ChunkID
-	(*PendingResponse)(nil),     // 18: pillarbox.osd.v1.PendingResponse
-	(*OrphansRequest)(nil),      // 19: pillarbox.osd.v1.OrphansRequest
-	(*OrphansResponse)(nil),     // 20: pillarbox.osd.v1.OrphansResponse
-	(*ReadChunkRequest)(nil),    // 21: pillarbox.osd.v1.ReadChunkRequest
-	(*ReadChunkResponse)(nil),   // 22: pillarbox.osd.v1.ReadChunkResponse
-	(*PutChunkRequest)(nil),     // 23: pillarbox.osd.v1.PutChunkRequest
-	(*SpaceRequest)(nil),        // 24: pillarbox.osd.v1.SpaceRequest
-	(*SpaceResponse)(nil),       // 25: pillarbox.osd.v1.SpaceResponse
-	(*ApplyRequest)(nil),        // 26: pillarbox.osd.v1.ApplyRequest
-	(*Request)(nil),             // 27: pillarbox.osd.v1.Request
-	(*Result)(nil),              // 28: pillarbox.osd.v1.Result
-	(*Change)(nil),              // 29: pillarbox.osd.v1.Change
-	(*Create)(nil),              // 30: pillarbox.osd.v1.Create
-	(*Link)(nil),                // 31: pillarbox.osd.v1.Link
-	(*Remove)(nil),              // 32: pillarbox.osd.v1.Remove
-	(*Rename)(nil),              // 33: pillarbox.osd.v1.Rename
-	(*SetAttr)(nil),             // 34: pillarbox.osd.v1.SetAttr
-	(*Write)(nil),               // 35: pillarbox.osd.v1.Write
-	(*SetXattr)(nil),            // 36: pillarbox.osd.v1.SetXattr
-	(*RemoveXattr)(nil),         // 37: pillarbox.osd.v1.RemoveXattr
-	(*Purge)(nil),               // 38: pillarbox.osd.v1.Purge
-	(*ReserveVolume)(nil),       // 39: pillarbox.osd.v1.ReserveVolume
-	(*InitVolume)(nil),          // 40: pillarbox.osd.v1.InitVolume
-	(*AttachVolume)(nil),        // 41: pillarbox.osd.v1.AttachVolume
-	(*SealVolume)(nil),          // 42: pillarbox.osd.v1.SealVolume
-	(*DropVolume)(nil),          // 43: pillarbox.osd.v1.DropVolume
-	(*PendVolume)(nil),          // 44: pillarbox.osd.v1.PendVolume
-	(*FreeChunks)(nil),          // 45: pillarbox.osd.v1.FreeChunks
-	(*HoldRequest)(nil),         // 46: pillarbox.osd.v1.HoldRequest
-	(*HeldLock)(nil),            // 47: pillarbox.osd.v1.HeldLock
-	(*FileLock)(nil),            // 48: pillarbox.osd.v1.FileLock
-	(*LockRequest)(nil),         // 49: pillarbox.osd.v1.LockRequest
-	(*LockAnswer)(nil),          // 50: pillarbox.osd.v1.LockAnswer
-	(*HoldResponse)(nil),        // 51: pillarbox.osd.v1.HoldResponse
-	(*FromWatcher)(nil),         // 52: pillarbox.osd.v1.FromWatcher
-	(*Ack)(nil),                 // 53: pillarbox.osd.v1.Ack
-	(*ToWatcher)(nil),           // 54: pillarbox.osd.v1.ToWatcher
-	(*Push)(nil),                // 55: pillarbox.osd.v1.Push
-	(*Event)(nil),               // 56: pillarbox.osd.v1.Event
-	(*ChunkList)(nil),           // 57: pillarbox.osd.v1.ChunkList
-	(*WantedChunksRequest)(nil), // 58: pillarbox.osd.v1.WantedChunksRequest
-	(*Answers)(nil),             // 59: pillarbox.osd.v1.Answers
-	(*FetchChunkResponse)(nil),  // 60: pillarbox.osd.v1.FetchChunkResponse
-	(*MembersResponse)(nil),     // 61: pillarbox.osd.v1.MembersResponse
-	(*GroupPieces)(nil),         // 62: pillarbox.osd.v1.GroupPieces
-	(*GroupPiece)(nil),          // 63: pillarbox.osd.v1.GroupPiece
-	(*GroupHead)(nil),           // 64: pillarbox.osd.v1.GroupHead
-	(*RaftBatch)(nil),           // 65: pillarbox.osd.v1.RaftBatch
-	(*RaftMessage)(nil),         // 66: pillarbox.osd.v1.RaftMessage
-	(*Beat)(nil),                // 67: pillarbox.osd.v1.Beat
-	(*raftpb.ConfState)(nil),    // 68: raftpb.ConfState
-	(*raftpb.Message)(nil),      // 69: raftpb.Message
+	(*ScrubRequest)(nil),        // 0: pillarbox.osd.v1.ScrubRequest
+	(*Scrubbed)(nil),            // 1: pillarbox.osd.v1.Scrubbed
+	(*Failure)(nil),             // 2: pillarbox.osd.v1.Failure
+	(*Leader)(nil),              // 3: pillarbox.osd.v1.Leader
+	(*Done)(nil),                // 4: pillarbox.osd.v1.Done
+	(*GroupRequest)(nil),        // 5: pillarbox.osd.v1.GroupRequest
+	(*InodeRequest)(nil),        // 6: pillarbox.osd.v1.InodeRequest
+	(*LookupRequest)(nil),       // 7: pillarbox.osd.v1.LookupRequest
+	(*DirEntry)(nil),            // 8: pillarbox.osd.v1.DirEntry
+	(*Attr)(nil),                // 9: pillarbox.osd.v1.Attr
+	(*ReadDirRequest)(nil),      // 10: pillarbox.osd.v1.ReadDirRequest
+	(*ReadDirResponse)(nil),     // 11: pillarbox.osd.v1.ReadDirResponse
+	(*ReadlinkResponse)(nil),    // 12: pillarbox.osd.v1.ReadlinkResponse
+	(*GetXattrRequest)(nil),     // 13: pillarbox.osd.v1.GetXattrRequest
+	(*GetXattrResponse)(nil),    // 14: pillarbox.osd.v1.GetXattrResponse
+	(*ListXattrResponse)(nil),   // 15: pillarbox.osd.v1.ListXattrResponse
+	(*ExtentsRequest)(nil),      // 16: pillarbox.osd.v1.ExtentsRequest
+	(*ExtentsResponse)(nil),     // 17: pillarbox.osd.v1.ExtentsResponse
+	(*Extent)(nil),              // 18: pillarbox.osd.v1.Extent
+	(*ChunkID)(nil),             // 19: pillarbox.osd.v1.ChunkID
+	(*PendingResponse)(nil),     // 20: pillarbox.osd.v1.PendingResponse
+	(*OrphansRequest)(nil),      // 21: pillarbox.osd.v1.OrphansRequest
+	(*OrphansResponse)(nil),     // 22: pillarbox.osd.v1.OrphansResponse
+	(*ReadChunkRequest)(nil),    // 23: pillarbox.osd.v1.ReadChunkRequest
+	(*ReadChunkResponse)(nil),   // 24: pillarbox.osd.v1.ReadChunkResponse
+	(*PutChunkRequest)(nil),     // 25: pillarbox.osd.v1.PutChunkRequest
+	(*SpaceRequest)(nil),        // 26: pillarbox.osd.v1.SpaceRequest
+	(*SpaceResponse)(nil),       // 27: pillarbox.osd.v1.SpaceResponse
+	(*ApplyRequest)(nil),        // 28: pillarbox.osd.v1.ApplyRequest
+	(*Request)(nil),             // 29: pillarbox.osd.v1.Request
+	(*Result)(nil),              // 30: pillarbox.osd.v1.Result
+	(*Change)(nil),              // 31: pillarbox.osd.v1.Change
+	(*Create)(nil),              // 32: pillarbox.osd.v1.Create
+	(*Link)(nil),                // 33: pillarbox.osd.v1.Link
+	(*Remove)(nil),              // 34: pillarbox.osd.v1.Remove
+	(*Rename)(nil),              // 35: pillarbox.osd.v1.Rename
+	(*SetAttr)(nil),             // 36: pillarbox.osd.v1.SetAttr
+	(*Write)(nil),               // 37: pillarbox.osd.v1.Write
+	(*SetXattr)(nil),            // 38: pillarbox.osd.v1.SetXattr
+	(*RemoveXattr)(nil),         // 39: pillarbox.osd.v1.RemoveXattr
+	(*Purge)(nil),               // 40: pillarbox.osd.v1.Purge
+	(*ReserveVolume)(nil),       // 41: pillarbox.osd.v1.ReserveVolume
+	(*InitVolume)(nil),          // 42: pillarbox.osd.v1.InitVolume
+	(*AttachVolume)(nil),        // 43: pillarbox.osd.v1.AttachVolume
+	(*SealVolume)(nil),          // 44: pillarbox.osd.v1.SealVolume
+	(*DropVolume)(nil),          // 45: pillarbox.osd.v1.DropVolume
+	(*PendVolume)(nil),          // 46: pillarbox.osd.v1.PendVolume
+	(*FreeChunks)(nil),          // 47: pillarbox.osd.v1.FreeChunks
+	(*HoldRequest)(nil),         // 48: pillarbox.osd.v1.HoldRequest
+	(*HeldLock)(nil),            // 49: pillarbox.osd.v1.HeldLock
+	(*FileLock)(nil),            // 50: pillarbox.osd.v1.FileLock
+	(*LockRequest)(nil),         // 51: pillarbox.osd.v1.LockRequest
+	(*LockAnswer)(nil),          // 52: pillarbox.osd.v1.LockAnswer
+	(*HoldResponse)(nil),        // 53: pillarbox.osd.v1.HoldResponse
+	(*FromWatcher)(nil),         // 54: pillarbox.osd.v1.FromWatcher
+	(*Ack)(nil),                 // 55: pillarbox.osd.v1.Ack
+	(*ToWatcher)(nil),           // 56: pillarbox.osd.v1.ToWatcher
+	(*Push)(nil),                // 57: pillarbox.osd.v1.Push
+	(*Event)(nil),               // 58: pillarbox.osd.v1.Event
+	(*ChunkList)(nil),           // 59: pillarbox.osd.v1.ChunkList
+	(*WantedChunksRequest)(nil), // 60: pillarbox.osd.v1.WantedChunksRequest
+	(*Answers)(nil),             // 61: pillarbox.osd.v1.Answers
+	(*FetchChunkResponse)(nil),  // 62: pillarbox.osd.v1.FetchChunkResponse
+	(*MembersResponse)(nil),     // 63: pillarbox.osd.v1.MembersResponse
+	(*GroupPieces)(nil),         // 64: pillarbox.osd.v1.GroupPieces
+	(*GroupPiece)(nil),          // 65: pillarbox.osd.v1.GroupPiece
+	(*GroupHead)(nil),           // 66: pillarbox.osd.v1.GroupHead
+	(*RaftBatch)(nil),           // 67: pillarbox.osd.v1.RaftBatch
+	(*RaftMessage)(nil),         // 68: pillarbox.osd.v1.RaftMessage
+	(*Beat)(nil),                // 69: pillarbox.osd.v1.Beat
+	(*raftpb.ConfState)(nil),    // 70: raftpb.ConfState
+	(*raftpb.Message)(nil),      // 71: raftpb.Message
 }
 var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
-	1,  // 0: pillarbox.osd.v1.Failure.leader:type_name -> pillarbox.osd.v1.Leader
-	7,  // 1: pillarbox.osd.v1.DirEntry.attr:type_name -> pillarbox.osd.v1.Attr
-	6,  // 2: pillarbox.osd.v1.ReadDirResponse.entries:type_name -> pillarbox.osd.v1.DirEntry
-	16, // 3: pillarbox.osd.v1.ExtentsResponse.extents:type_name -> pillarbox.osd.v1.Extent
-	17, // 4: pillarbox.osd.v1.Extent.chunk:type_name -> pillarbox.osd.v1.ChunkID
-	17, // 5: pillarbox.osd.v1.ReadChunkRequest.id:type_name -> pillarbox.osd.v1.ChunkID
-	17, // 6: pillarbox.osd.v1.PutChunkRequest.id:type_name -> pillarbox.osd.v1.ChunkID
-	27, // 7: pillarbox.osd.v1.ApplyRequest.request:type_name -> pillarbox.osd.v1.Request
-	29, // 8: pillarbox.osd.v1.ApplyRequest.change:type_name -> pillarbox.osd.v1.Change
-	7,  // 9: pillarbox.osd.v1.Result.attr:type_name -> pillarbox.osd.v1.Attr
-	7,  // 10: pillarbox.osd.v1.Result.dirs:type_name -> pillarbox.osd.v1.Attr
-	30, // 11: pillarbox.osd.v1.Change.create:type_name -> pillarbox.osd.v1.Create
-	31, // 12: pillarbox.osd.v1.Change.link:type_name -> pillarbox.osd.v1.Link
-	32, // 13: pillarbox.osd.v1.Change.remove:type_name -> pillarbox.osd.v1.Remove
-	33, // 14: pillarbox.osd.v1.Change.rename:type_name -> pillarbox.osd.v1.Rename
-	34, // 15: pillarbox.osd.v1.Change.set_attr:type_name -> pillarbox.osd.v1.SetAttr
-	35, // 16: pillarbox.osd.v1.Change.write:type_name -> pillarbox.osd.v1.Write
-	36, // 17: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
-	37, // 18: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
-	38, // 19: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
-	39, // 20: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
-	40, // 21: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
-	41, // 22: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
-	42, // 23: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
-	43, // 24: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
-	44, // 25: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
-	45, // 26: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
-	16, // 27: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
-	17, // 28: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
-	47, // 29: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
-	48, // 30: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
-	48, // 31: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
-	48, // 32: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
-	53, // 33: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
-	55, // 34: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
-	56, // 35: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
-	17, // 36: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
-	17, // 37: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
-	63, // 38: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
-	64, // 39: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
-	68, // 40: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
-	66, // 41: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
-	69, // 42: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
-	5,  // 43: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
-	4,  // 44: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
-	8,  // 45: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
-	4,  // 46: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
-	11, // 47: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
-	4,  // 48: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
-	14, // 49: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
-	3,  // 50: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
-	19, // 51: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
-	26, // 52: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
-	3,  // 53: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
-	21, // 54: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
-	23, // 55: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
-	24, // 56: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
-	46, // 57: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
-	49, // 58: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
-	52, // 59: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
-	57, // 60: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
-	17, // 61: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
-	57, // 62: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
-	58, // 63: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	3,  // 64: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
-	3,  // 65: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
-	65, // 66: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
-	6,  // 67: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
-	7,  // 68: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
-	9,  // 69: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
-	10, // 70: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
-	12, // 71: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
-	13, // 72: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
-	15, // 73: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
-	18, // 74: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
-	20, // 75: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
-	28, // 76: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
-	2,  // 77: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
-	22, // 78: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
-	2,  // 79: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
-	25, // 80: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
-	51, // 81: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
-	50, // 82: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
-	54, // 83: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
-	59, // 84: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
-	60, // 85: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
-	2,  // 86: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
-	59, // 87: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
-	61, // 88: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
-	62, // 89: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
-	67, // 90: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
-	67, // [67:91] is the sub-list for method output_type
-	43, // [43:67] is the sub-list for method input_type
+	3,  // 0: pillarbox.osd.v1.Failure.leader:type_name -> pillarbox.osd.v1.Leader
+	9,  // 1: pillarbox.osd.v1.DirEntry.attr:type_name -> pillarbox.osd.v1.Attr
+	8,  // 2: pillarbox.osd.v1.ReadDirResponse.entries:type_name -> pillarbox.osd.v1.DirEntry
+	18, // 3: pillarbox.osd.v1.ExtentsResponse.extents:type_name -> pillarbox.osd.v1.Extent
+	19, // 4: pillarbox.osd.v1.Extent.chunk:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 5: pillarbox.osd.v1.ReadChunkRequest.id:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 6: pillarbox.osd.v1.PutChunkRequest.id:type_name -> pillarbox.osd.v1.ChunkID
+	29, // 7: pillarbox.osd.v1.ApplyRequest.request:type_name -> pillarbox.osd.v1.Request
+	31, // 8: pillarbox.osd.v1.ApplyRequest.change:type_name -> pillarbox.osd.v1.Change
+	9,  // 9: pillarbox.osd.v1.Result.attr:type_name -> pillarbox.osd.v1.Attr
+	9,  // 10: pillarbox.osd.v1.Result.dirs:type_name -> pillarbox.osd.v1.Attr
+	32, // 11: pillarbox.osd.v1.Change.create:type_name -> pillarbox.osd.v1.Create
+	33, // 12: pillarbox.osd.v1.Change.link:type_name -> pillarbox.osd.v1.Link
+	34, // 13: pillarbox.osd.v1.Change.remove:type_name -> pillarbox.osd.v1.Remove
+	35, // 14: pillarbox.osd.v1.Change.rename:type_name -> pillarbox.osd.v1.Rename
+	36, // 15: pillarbox.osd.v1.Change.set_attr:type_name -> pillarbox.osd.v1.SetAttr
+	37, // 16: pillarbox.osd.v1.Change.write:type_name -> pillarbox.osd.v1.Write
+	38, // 17: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
+	39, // 18: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
+	40, // 19: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
+	41, // 20: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
+	42, // 21: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
+	43, // 22: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
+	44, // 23: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
+	45, // 24: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
+	46, // 25: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
+	47, // 26: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
+	18, // 27: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
+	19, // 28: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
+	49, // 29: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
+	50, // 30: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
+	50, // 31: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
+	50, // 32: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
+	55, // 33: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
+	57, // 34: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
+	58, // 35: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
+	19, // 36: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 37: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
+	65, // 38: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
+	66, // 39: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
+	70, // 40: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
+	68, // 41: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
+	71, // 42: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
+	7,  // 43: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
+	6,  // 44: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
+	10, // 45: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
+	6,  // 46: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
+	13, // 47: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
+	6,  // 48: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
+	16, // 49: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
+	5,  // 50: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
+	21, // 51: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
+	28, // 52: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
+	5,  // 53: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
+	23, // 54: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
+	25, // 55: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
+	26, // 56: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
+	48, // 57: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
+	51, // 58: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
+	54, // 59: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
+	59, // 60: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
+	19, // 61: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
+	59, // 62: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
+	60, // 63: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	5,  // 64: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
+	5,  // 65: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
+	67, // 66: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
+	0,  // 67: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
+	8,  // 68: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
+	9,  // 69: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
+	11, // 70: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
+	12, // 71: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
+	14, // 72: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
+	15, // 73: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
+	17, // 74: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
+	20, // 75: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
+	22, // 76: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
+	30, // 77: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
+	4,  // 78: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
+	24, // 79: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
+	4,  // 80: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
+	27, // 81: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
+	53, // 82: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
+	52, // 83: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
+	56, // 84: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
+	61, // 85: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
+	62, // 86: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
+	4,  // 87: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
+	61, // 88: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
+	63, // 89: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
+	64, // 90: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
+	69, // 91: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
+	1,  // 92: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
+	68, // [68:93] is the sub-list for method output_type
+	43, // [43:68] is the sub-list for method input_type
 	43, // [43:43] is the sub-list for extension type_name
 	43, // [43:43] is the sub-list for extension extendee
 	0,  // [0:43] is the sub-list for field type_name
@@ -4850,7 +4966,7 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 	if File_osd_osdrpc_osdv1_osd_proto != nil {
 		return
 	}
-	file_osd_osdrpc_osdv1_osd_proto_msgTypes[29].OneofWrappers = []any{
+	file_osd_osdrpc_osdv1_osd_proto_msgTypes[31].OneofWrappers = []any{
 		(*Change_Create)(nil),
 		(*Change_Link)(nil),
 		(*Change_Remove)(nil),
@@ -4874,9 +4990,9 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_osd_osdrpc_osdv1_osd_proto_rawDesc), len(file_osd_osdrpc_osdv1_osd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   68,
+			NumMessages:   70,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_osd_osdrpc_osdv1_osd_proto_goTypes,
 		DependencyIndexes: file_osd_osdrpc_osdv1_osd_proto_depIdxs,

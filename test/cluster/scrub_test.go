@@ -1,0 +1,100 @@
+package cluster
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestScrub lets bits rot in one OSD's segments; scrub heals them.
+func TestScrub(t *testing.T) {
+	c := newCluster(t, 3)
+	c.healthy(3)
+	mount, d := c.mount("mx1")
+	dir := filepath.Join(mount, "example.org/user")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 1))
+	var marks [][]byte
+	sums := map[string][32]byte{}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		data := make([]byte, 1<<20)
+		for i := range data {
+			data[i] = byte(r.Uint32())
+		}
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		marks, sums[name] = append(marks, data[500_000:500_032]), sha256.Sum256(data)
+	}
+	if out := c.run("where", "--conf", c.admin, filepath.Join(dir, "a")); !strings.Contains(out, "1048576 bytes") || !strings.Contains(out, "pooled  ") {
+		t.Errorf("where says\n%s", out)
+	}
+	if out := c.run("pg", "dump", "--conf", c.admin); strings.Count(out, "meta.") != 64 || !strings.Contains(out, "data.0 ") {
+		t.Errorf("pg dump says\n%s", out)
+	}
+	rotten := 0
+	err := filepath.WalkDir(c.path("osd.1/osd/chunks"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		for _, mark := range marks[:3] {
+			if at := bytes.Index(b, mark); at >= 0 {
+				if _, err := f.WriteAt([]byte("rot"), int64(at)); err != nil {
+					return err
+				}
+				rotten++
+			}
+		}
+		return f.Sync()
+	})
+	if err != nil || rotten != 3 {
+		t.Fatalf("%d chunks found to damage, %v", rotten, err)
+	}
+	if out, err := c.try("scrub", "--conf", c.path("client.mx1")); err == nil || !strings.Contains(out+err.Error(), "may not") {
+		t.Errorf("a client may scrub: %s, %v", out, err)
+	}
+	out := c.run("scrub", "--conf", c.admin)
+	if !strings.Contains(out, "osd.1  4       3       0") {
+		t.Errorf("scrub says\n%s", out)
+	}
+	if out := c.run("scrub", "osd.1", "--conf", c.admin); !strings.Contains(out, "osd.1  4       0       0") {
+		t.Errorf("the second scrub says\n%s", out)
+	}
+	c.stop(d)
+	// With another copy gone, the healed ones are read as well.
+	c.kill(c.all[1])
+	mount, d = c.mount("mx2")
+	for name, sum := range sums {
+		b, err := os.ReadFile(filepath.Join(mount, "example.org/user", name))
+		if err != nil || sha256.Sum256(b) != sum {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
+	}
+	c.stop(d)
+}
