@@ -4,8 +4,9 @@
 MNT  ?= /mail
 DATA ?= /var/lib/pillarbox
 
-# How long `make test` and `make fuzz` run each fuzz target.
-FUZZTIME ?= 5s
+# How many inputs `make test` and `make fuzz` try with each fuzz target. A number, not
+# a time: when its time is over, go test sometimes fails for that alone.
+FUZZTIME ?= 50000x
 
 # How many deaths and damaged files `make soak` goes through. It prints seeds;
 # SEED=... replays one.

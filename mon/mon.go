@@ -74,13 +74,20 @@ func (m *Monitor) bootstrap(ctx context.Context, opt Options) error {
 	if err != nil {
 		return err
 	}
+	session := uint64(0)
+	if opt.Seed != nil {
+		fresh, session = opt.Seed.Map, opt.Seed.Session
+		if err := fresh.Validate(); err != nil {
+			return err
+		}
+	}
 	b, err := json.Marshal(fresh)
 	if err != nil {
 		return fmt.Errorf("encode the cluster map: %w", err)
 	}
 	res, err := m.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.CreateRevision(keyMap), "=", 0), clientv3.Compare(clientv3.CreateRevision(keySession), "=", 0)).
-		Then(clientv3.OpPut(keyMap, seal(keyMap, b)), clientv3.OpPut(keySession, seal(keySession, []byte("0")))).Commit()
+		Then(clientv3.OpPut(keyMap, seal(keyMap, b)), clientv3.OpPut(keySession, seal(keySession, strconv.AppendUint(nil, session, 10)))).Commit()
 	if err != nil {
 		return fmt.Errorf("make the cluster map: %w", err)
 	}

@@ -15,9 +15,16 @@ type Options struct {
 	FSID        string        // of a new store; random. An old store keeps its own
 	VolumeDepth int           // of a new store: the depth of the directories that are volumes; 2. An old store keeps its own
 	Cluster     bool          // of a new store: made for many machines: no OSD yet, pools of size 3
+	Seed        *Seed         // of a new store that continues another
 	OutAfter    time.Duration // how long an OSD is down before its data go elsewhere; OutAfter
 	Peer        *Peer         // nil: the only monitor, for now, which opens no socket
 	Log         *slog.Logger
+}
+
+// Seed is what a new monitor begins with when its store exists already.
+type Seed struct {
+	Map     *objstore.Map
+	Session uint64 // the last session id given out
 }
 
 // Peer is how a monitor speaks to the others.

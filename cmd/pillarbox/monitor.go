@@ -31,6 +31,8 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "peer-addr", Usage: "`HOST:PORT` where the monitor hears the others (default: the next port)"},
 			&cli.StringFlag{Name: "name", Value: "a", Usage: "`NAME` of the monitor"},
 			&cli.IntFlag{Name: "volume-depth", Value: defaultVolumeDepth, Usage: "accounts are the directories `N` levels below the mount point; for life"},
+			&cli.StringFlag{Name: "from", Usage: "make the cluster of the stopped one-host store in `DIR`, which becomes its first OSD; no mail is copied"},
+			&cli.StringFlag{Name: "osd-addr", Usage: "with --from: `HOST:PORT` where that OSD will serve"},
 			confFlag(),
 		}, logFlags()...),
 		Action: func(c *cli.Context) error {
@@ -40,6 +42,9 @@ func initCommand() *cli.Command {
 			log, err := newLog(c.App.ErrWriter, c.String("log-format"), c.Bool("debug"))
 			if err != nil {
 				return err
+			}
+			if c.IsSet("osd-addr") && !c.IsSet("from") || c.IsSet("volume-depth") && c.IsSet("from") {
+				return usageError("--osd-addr goes with --from, and --volume-depth does not")
 			}
 			return initCluster(c, log)
 		},
@@ -72,8 +77,17 @@ func initCluster(c *cli.Context, log *slog.Logger) (err error) {
 	if _, err := os.Stat(filepath.Join(dir, monDir)); err == nil {
 		return failure(exitForeign, "%s holds a monitor already", dir)
 	}
+	fsid, depth := mon.NewFSID(), c.Int("volume-depth")
+	var g *grown
+	var seed *mon.Seed
+	if from := c.String("from"); from != "" {
+		if g, err = openGrown(c.Context, from, c.String("osd-addr"), log); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, g.close()) }()
+		seed, fsid, depth = g.seed, g.seed.Map.FSID, g.seed.Map.VolumeDepth
+	}
 	// The monitor's certificate is needed to start it, so the authority comes first.
-	fsid := mon.NewFSID()
 	ca, err := pki.NewCA(fsid)
 	if err != nil {
 		return err
@@ -86,7 +100,7 @@ func initCluster(c *cli.Context, log *slog.Logger) (err error) {
 		return err
 	}
 	m, err := mon.Open(c.Context, mon.Options{
-		Dir: filepath.Join(dir, monDir), FSID: fsid, Cluster: true, VolumeDepth: c.Int("volume-depth"), Log: log,
+		Dir: filepath.Join(dir, monDir), FSID: fsid, Cluster: true, VolumeDepth: depth, Seed: seed, Log: log,
 		Peer: &mon.Peer{Name: id.Name, Addr: peerAddr, TLS: dir},
 	})
 	if err != nil {
@@ -123,6 +137,12 @@ func initCluster(c *cli.Context, log *slog.Logger) (err error) {
 		if err := cc.save(who.dir); err != nil {
 			return err
 		}
+	}
+	if g != nil {
+		if err := g.finish(c.Context, m, addr); err != nil {
+			return fmt.Errorf("make %s an OSD: %w", g.dir.path, err)
+		}
+		fmt.Fprintf(c.App.Writer, "The store in %s is osd.%d of it now: pillarbox osd --data %[1]s\n", g.dir.path, seed.Map.OSDs[0].ID)
 	}
 	_, err = fmt.Fprintf(c.App.Writer, `Cluster %[1]s is made; the admin's credentials are in %[2]s.
 

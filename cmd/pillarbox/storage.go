@@ -11,7 +11,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"pillarbox/mon"
 	"pillarbox/mon/pki"
@@ -115,11 +114,9 @@ func firstStart(ctx context.Context, opt osdOptions) error {
 		}
 	}
 	if o.Weight == 0 {
-		var st unix.Statfs_t
-		if err := unix.Statfs(opt.dir, &st); err != nil {
-			return fmt.Errorf("size of the disk of %s: %w", opt.dir, err)
+		if o.Weight, err = weightOf(opt.dir); err != nil {
+			return err
 		}
-		o.Weight = max(float64(st.Blocks)*float64(st.Bsize)/(1<<40), 0.001)
 	}
 	_, err = joinCluster(ctx, opt.dir, t, o, &clusterConf{Addr: opt.addr})
 	return err

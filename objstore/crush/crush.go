@@ -113,12 +113,15 @@ func (t *Tree) Select(x uint64, n int, domain Domain, places bool) []int {
 	var space [16]*node
 	used := space[:0]
 	for rep := range n {
-		for try := range maxTries {
-			dev, at := t.try(x, uint64(rep+try), level, used)
-			if dev != nil {
-				used, out = append(used, at), append(out, dev.id)
-				break
-			}
+		dev, at := t.try(x, uint64(rep), level, used)
+		for try := 1; dev == nil && try < maxTries; try++ {
+			dev, at = t.try(x, uint64(rep+try), level, used)
+		}
+		if dev == nil {
+			dev, at = t.last(x, uint64(rep), level, used)
+		}
+		if dev != nil {
+			used, out = append(used, at), append(out, dev.id)
 		}
 	}
 	return out
@@ -141,7 +144,44 @@ func (t *Tree) selectPlaces(x uint64, n, level int) []int {
 			}
 		}
 	}
+	for rep := range n {
+		if out[rep] != none {
+			continue
+		}
+		if dev, at := t.last(x, uint64(rep), level, used); dev != nil {
+			used, out[rep] = append(used, at), dev.id
+		}
+	}
 	return out
+}
+
+// last draws among the failure domains that are left, when the draws from the top
+// kept hitting those used: a light one beside heavy ones is not found in any
+// number of tries. Ceph leaves the place empty then.
+func (t *Tree) last(x, r uint64, level int, used []*node) (dev, at *node) {
+	left := &node{items: slices.DeleteFunc(t.root.domains(level, nil), func(d *node) bool { return slices.Contains(used, d) })}
+	for len(left.items) > 0 {
+		at = left.draw(x, r)
+		if at == nil {
+			return nil, nil
+		}
+		if dev = at.leaf(x, r); dev != nil {
+			return dev, at
+		}
+		left.items = slices.DeleteFunc(left.items, func(d *node) bool { return d == at })
+	}
+	return nil, nil
+}
+
+// domains appends all buckets or devices of a level below b.
+func (b *node) domains(level int, list []*node) []*node {
+	if b.level <= level {
+		return append(list, b)
+	}
+	for _, it := range b.items {
+		list = it.domains(level, list)
+	}
+	return list
 }
 
 // try draws once: a device, and its failure domain, which is none of those used.

@@ -202,3 +202,25 @@ func BenchmarkMapOf100OSDs10000PGs(b *testing.B) {
 
 // golden values; see TestGolden
 var golden0, golden1, golden2 = []int{15, 0, 5}, []int{8, 12, 6}, []int{11, 16, 7}
+
+// TestLightDomainIsFound: three hosts for three replicas, one of them much lighter.
+func TestLightDomainIsFound(t *testing.T) {
+	for _, weight := range []float64{0.2, 0.01, 0.0001} {
+		devices := cluster(1, 3, 1)
+		devices[0].Weight = weight
+		for pg, set := range place(devices, 3000, 3, Host) {
+			slices.Sort(set)
+			if !slices.Equal(set, []int{0, 1, 2}) {
+				t.Fatalf("weight %v, group %d: %v", weight, pg, set)
+			}
+		}
+		tree := New(devices)
+		for pg := range uint64(3000) {
+			set := tree.Select(mix(pg), 3, Host, true)
+			slices.Sort(set)
+			if !slices.Equal(set, []int{0, 1, 2}) {
+				t.Fatalf("weight %v, places, group %d: %v", weight, pg, set)
+			}
+		}
+	}
+}

@@ -49,11 +49,18 @@ type cluster struct {
 	all   []*daemon
 }
 
-func newCluster(t *testing.T, osds int) *cluster {
+// bareCluster has no daemon yet.
+func bareCluster(t *testing.T) *cluster {
 	t.Helper()
 	c := &cluster{t: t, bin: harness.Binary(t), dir: t.TempDir()}
 	c.admin = filepath.Join(c.dir, "admin")
 	t.Cleanup(c.end)
+	return c
+}
+
+func newCluster(t *testing.T, osds int) *cluster {
+	t.Helper()
+	c := bareCluster(t)
 	c.run("init", "--data", c.path("mon.a"), "--addr", freePort(t), "--peer-addr", freePort(t), "--conf", c.admin)
 	c.start("mon.a", "mon", "--data", c.path("mon.a"))
 	c.eventually("the monitor answers", func() bool { _, err := c.try("cluster", "--conf", c.admin); return err == nil })
@@ -200,10 +207,7 @@ func (c *cluster) mount(name string) (point string, d *daemon) {
 		}
 	}
 	d = c.start("mount."+name, "up", "--conf", conf, point)
-	c.eventually("the mount answers", func() bool {
-		var a, b unix.Stat_t
-		return unix.Stat(point, &a) == nil && unix.Stat(filepath.Dir(point), &b) == nil && a.Dev != b.Dev
-	})
+	c.eventually("the mount answers", func() bool { return mounted(point) })
 	return point, d
 }
 
