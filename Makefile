@@ -24,7 +24,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 .DEFAULT_GOAL = build
 
-.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster soak e2e bench lint proto clean
+.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster soak e2e bench lint crush-compare proto clean
 
 build:
 	go build -o bin/pillarbox ./cmd/pillarbox
@@ -86,6 +86,11 @@ bench: build
 
 lint: vet
 	$(STATICCHECK) ./...
+
+# Compares placement with that of Ceph's crushtool; docs/crush.md has the result.
+crush-compare:
+	@command -v crushtool >/dev/null || apt-get install -y --no-install-recommends ceph-base
+	go test -tags crushtool -count=1 -v -run '^TestCompare$$' ./objstore/crush
 
 # Makes the code of the protocols again; needs protoc and its two Go plugins.
 proto:

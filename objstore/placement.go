@@ -16,12 +16,12 @@ func (m *Map) place() *placement {
 	p := &placement{upmaps: map[int]map[uint32][][2]int{}}
 	var devices []crush.Device
 	for _, o := range m.OSDs {
-		if !o.In {
-			continue
-		}
 		keep := o.Reweight
 		if keep == 0 {
 			keep = 1
+		}
+		if !o.In { // it keeps its place in the tree, so that little else moves
+			keep = 0
 		}
 		devices = append(devices, crush.Device{ID: o.ID, Host: o.Host, Rack: o.Rack, Weight: o.Weight, Keep: keep})
 	}

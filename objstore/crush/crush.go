@@ -26,7 +26,7 @@ type Device struct {
 	Host   string
 	Rack   string  // empty: all such hosts are in one rack
 	Weight float64 // relative to others; 0 takes nothing
-	// Keep is the part of its share that the device takes, above 0 to 1: what is
+	// Keep is the part of its share that the device takes, 0 to 1 (0: it is out): what is
 	// refused goes to others (Ceph's reweight).
 	Keep float64
 }
@@ -165,7 +165,7 @@ func (t *Tree) last(x, r uint64, level int, used []*node) (dev, at *node) {
 		if at == nil {
 			return nil, nil
 		}
-		if dev = at.leaf(x, r); dev != nil {
+		if dev = at.leaf(x, r, maxTries); dev != nil {
 			return dev, at
 		}
 		left.items = slices.DeleteFunc(left.items, func(d *node) bool { return d == at })
@@ -190,7 +190,7 @@ func (t *Tree) try(x, r uint64, level int, used []*node) (dev, at *node) {
 	if at == nil || slices.Contains(used, at) {
 		return nil, nil
 	}
-	return at.leaf(x, r), at
+	return at.leaf(x, r, 1), at
 }
 
 // descend draws from bucket to bucket down to a level.
@@ -201,9 +201,11 @@ func (b *node) descend(x, r uint64, level int) *node {
 	return b
 }
 
-// leaf finds a device below b that takes x; nil when the draws found none.
-func (b *node) leaf(x, r uint64) *node {
-	for try := range uint64(8) {
+// leaf finds a device below b that takes x; nil when the draws found none. One
+// try spreads what a device refuses over the whole tree, as Ceph's
+// chooseleaf_descend_once does, and not over its neighbours.
+func (b *node) leaf(x, r uint64, tries int) *node {
+	for try := range uint64(tries) {
 		dev := b.descend(x, r<<8|try, 0)
 		if dev == nil {
 			return nil
