@@ -67,6 +67,11 @@ func (fs *FS) Close() error {
 		}
 	}
 	fs.wg.Wait()
+	// The kernel may have ended without releasing what it had open.
+	for _, f := range fs.table.closeOrphans() {
+		f.drop()
+		fs.purger.add(f.ino)
+	}
 	fs.purger.add(fs.table.forgetAll()...)
 	errs = append(errs, fs.purger.stop())
 	for v := range vols {

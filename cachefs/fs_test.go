@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"pillarbox/cachefs/storetest"
 	"pillarbox/objstore"
 )
 
@@ -253,6 +254,27 @@ func TestOrphans(t *testing.T) {
 	})
 	if n := b.store.Count("Apply") - before - 1000; n > 100 {
 		t.Errorf("%d purges for 1000 files", n)
+	}
+}
+
+// TestCloseWithOpenOrphans: a kernel that is gone releases nothing.
+func TestCloseWithOpenOrphans(t *testing.T) {
+	store := storetest.New()
+	fs, err := New(store, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t, t.Context(), store, fs}
+	_, h := b.create("f")
+	b.write(h, []byte("dirty"), 0)
+	if err := fs.Remove(b.ctx, objstore.Remove{Parent: 1, Name: "f"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := store.Orphans(); err != nil || len(left) > 0 || fs.budget.used != 0 {
+		t.Errorf("left %v, %v, %d bytes charged", left, err, fs.budget.used)
 	}
 }
 

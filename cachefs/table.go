@@ -148,6 +148,23 @@ func (t *table) forgetAll() []objstore.Ino {
 	return inos
 }
 
+// closeOrphans takes out the file objects without a name.
+func (t *table) closeOrphans() []*file {
+	var out []*file
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for ino, f := range s.files {
+			if f.orphan {
+				out = append(out, f)
+				delete(s.files, ino)
+			}
+		}
+		s.mu.Unlock()
+	}
+	return out
+}
+
 // beginPurge claims an inode for purging; false if somebody uses it again, who
 // then purges it when done.
 func (t *table) beginPurge(ino objstore.Ino) bool {
