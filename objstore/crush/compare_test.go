@@ -58,7 +58,7 @@ func theirs(t *testing.T, c tree) [][]int {
 	for id := range c.out {
 		args = append(args, "--weight", fmt.Sprint(id), "0")
 	}
-	out, err := exec.Command("crushtool", args...).CombinedOutput()
+	out, err := exec.Command("crushtool", args...).Output() // on one pipe with its errors it loses lines
 	if err != nil {
 		t.Fatalf("crushtool --test: %v\n%s", err, out)
 	}
