@@ -11,11 +11,13 @@ import (
 
 // Lookup implements fuse.RawFileSystem. The kernel keeps that a name is absent, too.
 func (r *raw) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if ev := r.events.repeated(in); ev != nil {
+		if st, ok := r.lookupAgain(ev, in, name, out); ok {
+			return st
+		}
+	}
 	if name == "." || name == ".." {
 		return r.lookupDot(in, name, out)
-	}
-	if ev := r.events.repeated(in); ev != nil {
-		return r.lookupAgain(ev, in, name, out)
 	}
 	before := r.dirs.any.now()
 	a, err := r.fs.Lookup(r.ctx, objstore.Ino(in.NodeId), name)
@@ -212,6 +214,7 @@ func (r *raw) list(in *fuse.ReadIn, out *fuse.DirEntryList, guess int, attrs boo
 	}
 }
 
+// lookupDot is how the kernel finds its way from a file handle (exportfs).
 func (r *raw) lookupDot(in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	a, err := r.fs.GetAttr(r.ctx, objstore.Ino(in.NodeId))
 	if err == nil && name == ".." {

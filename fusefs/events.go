@@ -193,15 +193,20 @@ func (e *events) repeated(in *fuse.InHeader) *objstore.Event {
 	return e.now.Load()
 }
 
-// lookupAgain answers the helper's LOOKUP: before the event repeated.
-func (r *raw) lookupAgain(ev *objstore.Event, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+// lookupAgain answers the helper's LOOKUP of a name that the event is about: as
+// before the event.
+func (r *raw) lookupAgain(ev *objstore.Event, in *fuse.InHeader, name string, out *fuse.EntryOut) (st fuse.Status, ok bool) {
 	dir := objstore.Ino(in.NodeId)
-	gone := ev.Kind == objstore.Created && dir == ev.Dir && name == ev.Name ||
-		ev.Kind == objstore.Moved && dir == ev.NewDir && name == ev.NewName
-	if gone {
-		return fuse.OK // without a node: there is no such name
+	first, second := dir == ev.Dir && name == ev.Name, dir == ev.NewDir && name == ev.NewName
+	switch {
+	case name == ".": // the kernel has no such inode in memory, so nobody watches it
+		return fuse.Status(syscall.ESTALE), true
+	case ev.Kind == objstore.Created && first, ev.Kind == objstore.Moved && second:
+		return fuse.OK, true // without a node: there is no such name
+	case first:
+		return r.entryAgain(ev, out), true
 	}
-	return r.entryAgain(ev, out)
+	return 0, false // on the way to a directory whose path the kernel has dropped
 }
 
 // entryAgain is the entry of what an event is about.

@@ -147,7 +147,9 @@ func (o Options) mountOptions() *fuse.MountOptions {
 		ExplicitDataCacheControl: true,
 		// KILLPRIV_V2: we clear set-ID bits and file capabilities, so the kernel
 		// need not ask for security.capability before every write.
-		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 |
+		// EXPORT_SUPPORT: a file handle works after the kernel has dropped the path,
+		// as it may of a directory that somebody watches.
+		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_EXPORT_SUPPORT |
 			fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_ASYNC_DIO,
 		Logger: slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
 	}
