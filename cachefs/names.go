@@ -98,6 +98,18 @@ func (fs *FS) Make(ctx context.Context, c objstore.Create) (objstore.Attr, error
 	return r.Attr, err
 }
 
+// MakeAccount makes a directory that is a volume of its own.
+func (fs *FS) MakeAccount(ctx context.Context, c objstore.Create) (objstore.Attr, error) {
+	s, ok := fs.store.(interface {
+		MakeAccount(ctx context.Context, c objstore.Create, p objstore.Promise) (objstore.Result, error)
+	})
+	if !ok {
+		return fs.Make(ctx, c)
+	}
+	r, err := s.MakeAccount(ctx, c, fs.promise())
+	return r.Attr, err
+}
+
 // Create makes a regular file and opens it. Without a name it is purged at its
 // last release, unless linked before.
 func (fs *FS) Create(ctx context.Context, c objstore.Create) (objstore.Attr, *Handle, error) {
@@ -137,6 +149,7 @@ func (fs *FS) Link(ctx context.Context, c objstore.Link) (objstore.Attr, error) 
 		return objstore.Attr{}, err
 	}
 	fs.table.setOrphan(c.Ino, false)
+	fs.orphaned(r.Orphan, objstore.ModeRegular)
 	f.overlay(&r.Attr)
 	return r.Attr, nil
 }

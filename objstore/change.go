@@ -17,24 +17,28 @@ type Create struct {
 	Target   string
 }
 
-// Link gives an inode another name. Exist, NotPermitted (a directory),
-// TooManyLinks, CrossVolume, Stale.
+// Link gives an inode another name. With Over set the name is that file's now,
+// and changes hands in one step: NotFound if nobody has it, Exist if another has.
+// Exist, NotPermitted (a directory), TooManyLinks, CrossVolume, Stale.
 type Link struct {
 	Ino    Ino
 	Parent Ino
 	Name   string
+	Over   Ino
 }
 
 // Remove takes a name away: of a directory, which must be empty, when Dir is
 // set, else of anything else. An inode that loses its last name becomes an
 // orphan (Result.Orphan) and keeps its body until Purge. A name that leads to
-// another volume's root goes only when Sealed is that root. NotFound, NotDir,
-// IsDir, NotEmpty.
+// another volume's root goes only when Sealed is that root. With Only set
+// nothing but that inode loses the name: Exist if another has it. NotFound,
+// NotDir, IsDir, NotEmpty.
 type Remove struct {
 	Parent Ino
 	Name   string
 	Dir    bool
 	Sealed Ino
+	Only   Ino
 }
 
 // Rename moves a name, replacing what the new name meant before if that may be

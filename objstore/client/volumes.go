@@ -53,6 +53,21 @@ func (c *Client) mkdirInRoot(ctx context.Context, ch objstore.Create, p objstore
 	if !account {
 		return c.apply(ctx, ch, p)
 	}
+	return c.makeAccount(ctx, ch, p)
+}
+
+// MakeAccount makes a directory of the root volume that is a volume whatever its
+// depth.
+func (c *Client) MakeAccount(ctx context.Context, ch objstore.Create, p objstore.Promise) (objstore.Result, error) {
+	if ch.Parent.Volume() != objstore.RootVolume || ch.Mode&objstore.ModeType != objstore.ModeDir {
+		return objstore.Result{}, fmt.Errorf("make volume %q: %w", ch.Name, objstore.Invalid)
+	}
+	c.accounts.RLock()
+	defer c.accounts.RUnlock()
+	return c.makeAccount(ctx, ch, p)
+}
+
+func (c *Client) makeAccount(ctx context.Context, ch objstore.Create, p objstore.Promise) (objstore.Result, error) {
 	parent, err := c.GetAttr(ctx, ch.Parent)
 	if err != nil {
 		return objstore.Result{}, err

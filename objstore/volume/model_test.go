@@ -99,16 +99,28 @@ func (m *model) link(c objstore.Link) error {
 	switch {
 	case err != nil:
 		return err
-	case p.names[c.Name] != nil:
+	case c.Over == 0 && p.names[c.Name] != nil:
 		return objstore.Exist
+	case c.Over != 0 && p.names[c.Name] == nil:
+		return objstore.NotFound
+	case c.Over != 0 && p.names[c.Name].ino != c.Over:
+		return objstore.Exist
+	case c.Over != 0 && m.nodes[c.Over].names != nil:
+		return objstore.IsDir
+	case c.Over != 0 && c.Over == c.Ino:
+		return objstore.Invalid
 	case n == nil:
 		return objstore.Stale
 	case n.names != nil:
 		return objstore.NotPermitted
 	}
+	old := p.names[c.Name]
+	if c.Over != 0 {
+		m.unlink(p, c.Name)
+	}
 	n.a.Nlink++
 	m.tick(&n.a.Ctime)
-	m.put(p, c.Name, c.Ino, nil)
+	m.put(p, c.Name, c.Ino, old)
 	m.touchDir(p)
 	return nil
 }
@@ -140,6 +152,8 @@ func (m *model) remove(c objstore.Remove) error {
 		return objstore.NotDir
 	case !c.Dir && n.names != nil:
 		return objstore.IsDir
+	case c.Only != 0 && c.Only != e.ino:
+		return objstore.Exist
 	case len(n.names) > 0:
 		return objstore.NotEmpty
 	}
@@ -367,9 +381,19 @@ func (r *source) change(m *model) objstore.Change {
 		}
 		return c
 	case n < 34:
-		return objstore.Link{Ino: r.ino(), Parent: r.dir(m), Name: r.name()}
+		c := objstore.Link{Ino: r.ino(), Parent: r.dir(m), Name: r.name()}
+		if p := m.nodes[c.Parent]; r.IntN(2) == 0 && p != nil && p.names[c.Name] != nil {
+			c.Over = p.names[c.Name].ino
+		} else if r.IntN(3) == 0 {
+			c.Over = r.ino()
+		}
+		return c
 	case n < 50:
-		return objstore.Remove{Parent: r.dir(m), Name: r.name(), Dir: r.IntN(2) == 0}
+		c := objstore.Remove{Parent: r.dir(m), Name: r.name(), Dir: r.IntN(2) == 0}
+		if r.IntN(4) == 0 {
+			c.Only = r.ino()
+		}
+		return c
 	case n < 78:
 		c := objstore.Rename{OldParent: r.dir(m), OldName: r.name(), NewParent: r.dir(m), NewName: r.name()}
 		if r.IntN(3) == 0 {

@@ -91,7 +91,8 @@ func (t *tx) link(c objstore.Link) (res objstore.Result, err error) {
 	if err != nil {
 		return res, err
 	}
-	if err = t.free(c.Parent, c.Name); err != nil {
+	old, err := t.over(c)
+	if err != nil {
 		return res, err
 	}
 	in, err := t.live(c.Ino)
@@ -108,9 +109,40 @@ func (t *tx) link(c objstore.Link) (res objstore.Result, err error) {
 	}
 	in.Nlink++
 	t.changed(in)
-	t.addEntry(parent.Ino, c.Name, in.Ino, in.Mode&objstore.ModeType)
+	if c.Over == 0 {
+		t.addEntry(parent.Ino, c.Name, in.Ino, in.Mode&objstore.ModeType)
+	} else {
+		if res, err = t.unname(old, 0); err != nil {
+			return res, err
+		}
+		e := dirent{ino: in.Ino, typ: in.Mode & objstore.ModeType, cookie: old.cookie}
+		t.putName(parent.Ino, c.Name, e)
+		t.putListed(parent.Ino, c.Name, e)
+	}
 	t.touch(parent)
-	return objstore.Result{Attr: in.Attr}, nil
+	res.Attr = in.Attr
+	return res, nil
+}
+
+// over checks that a link's name is free, or Over's, and returns its entry then.
+func (t *tx) over(c objstore.Link) (old dirent, err error) {
+	if c.Over == 0 {
+		return old, t.free(c.Parent, c.Name)
+	}
+	old, ok, err := t.entry(c.Parent, c.Name)
+	switch {
+	case err != nil:
+		return old, err
+	case !ok:
+		return old, objstore.NotFound
+	case old.ino != c.Over:
+		return old, objstore.Exist
+	case old.isDir():
+		return old, objstore.IsDir
+	case c.Over == c.Ino:
+		return old, objstore.Invalid
+	}
+	return old, nil
 }
 
 func (t *tx) remove(c objstore.Remove) (res objstore.Result, err error) {
@@ -131,6 +163,8 @@ func (t *tx) remove(c objstore.Remove) (res objstore.Result, err error) {
 		return res, objstore.NotDir
 	case !c.Dir && e.isDir():
 		return res, objstore.IsDir
+	case c.Only != 0 && c.Only != e.ino:
+		return res, objstore.Exist
 	}
 	res, err = t.unname(e, c.Sealed)
 	if err != nil {

@@ -18,10 +18,10 @@ func changeToWire(c objstore.Change) (*osdv1.Change, error) {
 			Parent: uint64(c.Parent), Name: []byte(c.Name), Mode: c.Mode, Uid: c.Uid, Gid: c.Gid, Rdev: c.Rdev, Target: []byte(c.Target),
 		}}
 	case objstore.Link:
-		m.Change = &osdv1.Change_Link{Link: &osdv1.Link{Ino: uint64(c.Ino), Parent: uint64(c.Parent), Name: []byte(c.Name)}}
+		m.Change = &osdv1.Change_Link{Link: &osdv1.Link{Ino: uint64(c.Ino), Parent: uint64(c.Parent), Name: []byte(c.Name), Over: uint64(c.Over)}}
 	case objstore.Remove:
 		m.Change = &osdv1.Change_Remove{Remove: &osdv1.Remove{
-			Parent: uint64(c.Parent), Name: []byte(c.Name), Dir: c.Dir, Sealed: uint64(c.Sealed),
+			Parent: uint64(c.Parent), Name: []byte(c.Name), Dir: c.Dir, Sealed: uint64(c.Sealed), Only: uint64(c.Only),
 		}}
 	case objstore.Rename:
 		m.Change = &osdv1.Change_Rename{Rename: &osdv1.Rename{
@@ -91,10 +91,13 @@ func (d *decoder) change(m *osdv1.Change) objstore.Change {
 		}
 	case *osdv1.Change_Link:
 		c := m.Link
-		return objstore.Link{Ino: objstore.Ino(c.GetIno()), Parent: objstore.Ino(c.GetParent()), Name: d.name(c.GetName())}
+		return objstore.Link{Ino: objstore.Ino(c.GetIno()), Parent: objstore.Ino(c.GetParent()), Name: d.name(c.GetName()), Over: objstore.Ino(c.GetOver())}
 	case *osdv1.Change_Remove:
 		c := m.Remove
-		return objstore.Remove{Parent: objstore.Ino(c.GetParent()), Name: d.name(c.GetName()), Dir: c.GetDir(), Sealed: objstore.Ino(c.GetSealed())}
+		return objstore.Remove{
+			Parent: objstore.Ino(c.GetParent()), Name: d.name(c.GetName()), Dir: c.GetDir(),
+			Sealed: objstore.Ino(c.GetSealed()), Only: objstore.Ino(c.GetOnly()),
+		}
 	case *osdv1.Change_Rename:
 		c := m.Rename
 		return objstore.Rename{

@@ -2219,6 +2219,7 @@ type Link struct {
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
 	Parent        uint64                 `protobuf:"varint,2,opt,name=parent,proto3" json:"parent,omitempty"`
 	Name          []byte                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Over          uint64                 `protobuf:"varint,4,opt,name=over,proto3" json:"over,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2274,12 +2275,20 @@ func (x *Link) GetName() []byte {
 	return nil
 }
 
+func (x *Link) GetOver() uint64 {
+	if x != nil {
+		return x.Over
+	}
+	return 0
+}
+
 type Remove struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Parent        uint64                 `protobuf:"varint,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Dir           bool                   `protobuf:"varint,3,opt,name=dir,proto3" json:"dir,omitempty"`
 	Sealed        uint64                 `protobuf:"varint,4,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	Only          uint64                 `protobuf:"varint,5,opt,name=only,proto3" json:"only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2338,6 +2347,13 @@ func (x *Remove) GetDir() bool {
 func (x *Remove) GetSealed() uint64 {
 	if x != nil {
 		return x.Sealed
+	}
+	return 0
+}
+
+func (x *Remove) GetOnly() uint64 {
+	if x != nil {
+		return x.Only
 	}
 	return 0
 }
@@ -4582,16 +4598,18 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x03uid\x18\x04 \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\x05 \x01(\rR\x03gid\x12\x12\n" +
 	"\x04rdev\x18\x06 \x01(\rR\x04rdev\x12\x16\n" +
-	"\x06target\x18\a \x01(\fR\x06target\"D\n" +
+	"\x06target\x18\a \x01(\fR\x06target\"X\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\x04R\x06parent\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\fR\x04name\"^\n" +
+	"\x04name\x18\x03 \x01(\fR\x04name\x12\x12\n" +
+	"\x04over\x18\x04 \x01(\x04R\x04over\"r\n" +
 	"\x06Remove\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x10\n" +
 	"\x03dir\x18\x03 \x01(\bR\x03dir\x12\x16\n" +
-	"\x06sealed\x18\x04 \x01(\x04R\x06sealed\"\xcf\x01\n" +
+	"\x06sealed\x18\x04 \x01(\x04R\x06sealed\x12\x12\n" +
+	"\x04only\x18\x05 \x01(\x04R\x04only\"\xcf\x01\n" +
 	"\x06Rename\x12\x1d\n" +
 	"\n" +
 	"old_parent\x18\x01 \x01(\x04R\toldParent\x12\x19\n" +
