@@ -24,7 +24,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 .DEFAULT_GOAL = build
 
-.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster soak e2e bench lint crush-compare proto clean
+.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster s3 soak e2e bench lint crush-compare proto clean
 
 build:
 	go build -o bin/pillarbox ./cmd/pillarbox
@@ -47,6 +47,7 @@ test: test-deps
 	$(MAKE) --no-print-directory posix
 	$(MAKE) --no-print-directory crash
 	$(MAKE) --no-print-directory cluster
+	$(MAKE) --no-print-directory s3
 	$(MAKE) --no-print-directory e2e
 
 vet:
@@ -55,7 +56,7 @@ vet:
 	go vet ./...
 
 unit:
-	go test -race -timeout 15m $$(go list ./... | grep -v -e /test/posix -e /test/crash -e /test/cluster -e /test/e2e)
+	go test -race -timeout 15m $$(go list ./... | grep -v -e /test/posix -e /test/crash -e /test/cluster -e /test/s3 -e /test/e2e)
 
 # Go fuzzes one target of one package at a time.
 fuzz:
@@ -73,6 +74,9 @@ crash:
 
 cluster:
 	go test -count=1 -timeout 20m ./test/cluster/...
+
+s3:
+	go test -count=1 -timeout 15m ./test/s3/...
 
 soak: test-deps
 	go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestDamage)$$' ./test/crash \

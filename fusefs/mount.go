@@ -23,7 +23,7 @@ type Options struct {
 	Source     string          // what mount tables show as the device; "pillarbox"
 	Timeout    time.Duration   // how long the kernel keeps names, absent names and attributes; 24 h
 	DirTimeout time.Duration   // the same of attributes of directories; 1 s
-	Helper     []string        // of a shared store: the command that calls Helper with the mount point, which is added; none: inotify watches hear of nothing
+	Helper     []string        // the command that calls Helper with the mount point, which is added; none: inotify watches hear of no change that did not come by the mount
 	Shared     bool            // other hosts change the store, too: the kernel keeps no names and attributes
 	ReadAhead  int             // bytes the kernel reads ahead; 1 MiB
 	Suid       bool            // honour set-user-ID bits
@@ -72,6 +72,7 @@ func (o Options) Validate() error {
 type Mounted struct {
 	point  string
 	server *fuse.Server
+	raw    *raw
 	events *events // nil: none
 	done   chan struct{}
 }
@@ -106,13 +107,13 @@ func Mount(mountpoint string, fs *cachefs.FS, o Options) (*Mounted, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", point, err)
 	}
-	if o.Shared && len(o.Helper) > 0 {
+	if len(o.Helper) > 0 {
 		r.events = newEvents(o.Helper, point, o.Log)
 	}
 	if o.Shared {
 		fs.SetKernel(kernel{server, r.events})
 	}
-	m := &Mounted{point, server, r.events, make(chan struct{})}
+	m := &Mounted{point, server, r, r.events, make(chan struct{})}
 	go func() {
 		defer close(m.done)
 		server.Serve()

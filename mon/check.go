@@ -273,7 +273,7 @@ func (t *tree) revision(key, value []byte, at int64) error {
 	}
 	name := string(kv.Key)
 	fleeting := strings.HasPrefix(name, prefixToken) || strings.HasPrefix(name, prefixBeat) || strings.HasPrefix(name, prefixMon)
-	if name != keyMap && name != keySession && name != keyCA && !fleeting || gone && !fleeting {
+	if name != keyMap && name != keySession && name != keyCA && name != keyS3 && !fleeting || gone && !fleeting {
 		return t.damage(at, "revision %d: unknown key %q", rev, name)
 	}
 	if gone {

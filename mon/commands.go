@@ -35,6 +35,9 @@ func (m *Monitor) Command(ctx context.Context, words []string, options map[strin
 	return nil, fmt.Errorf("no command %q: %w", strings.Join(words, " "), objstore.Invalid)
 }
 
+// S3KeysCommand is what a gateway, which is a client, may ask for.
+var S3KeysCommand = []string{"s3", "keys"}
+
 type command struct {
 	words    []string
 	min, max int // arguments
@@ -56,6 +59,17 @@ var commands = []command{
 	{[]string{"set"}, 1, 1, flag(true)},
 	{[]string{"unset"}, 1, 1, flag(false)},
 	{[]string{"pool", "set"}, 3, 3, (*Monitor).cmdPoolSet},
+	{[]string{"s3", "user", "create"}, 1, 1, (*Monitor).cmdS3UserCreate},
+	{[]string{"s3", "user", "ls"}, 0, 0, (*Monitor).cmdS3UserList},
+	{[]string{"s3", "user", "rm"}, 1, 1, (*Monitor).cmdS3UserRemove},
+	{[]string{"s3", "user", "suspend"}, 1, 1, onS3User(func(_ map[string]*S3User, u *S3User, _ []string) error { u.Suspended = true; return nil })},
+	{[]string{"s3", "user", "enable"}, 1, 1, onS3User(func(_ map[string]*S3User, u *S3User, _ []string) error { u.Suspended = false; return nil })},
+	{[]string{"s3", "key", "create"}, 1, 1, (*Monitor).cmdS3KeyCreate},
+	{[]string{"s3", "key", "rm"}, 1, 1, (*Monitor).cmdS3KeyRemove},
+	{[]string{"s3", "grant"}, 3, 3, (*Monitor).cmdS3Grant},
+	{S3KeysCommand, 0, 0, func(m *Monitor, ctx context.Context, _ []string, _ map[string]string) (any, error) {
+		return m.S3Keys(ctx)
+	}},
 }
 
 // osdArg reads osd.3 or 3.

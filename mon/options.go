@@ -25,6 +25,7 @@ type Options struct {
 type Seed struct {
 	Map     *objstore.Map
 	Session uint64 // the last session id given out
+	S3      []S3User
 }
 
 // Peer is how a monitor speaks to the others.

@@ -107,9 +107,10 @@ test_deps() {
 	fresh=
 	have dovecot-core || fresh=yes
 	apt_install dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd \
-		mutt isync rsync attr inotify-tools procps ed util-linux tar
+		mutt isync rsync attr inotify-tools procps ed util-linux tar \
+		awscli s3cmd rclone python3-boto3 haproxy
 	if [ -n "$fresh" ] && [ -d /run/systemd/system ]; then
-		systemctl disable --now dovecot.service dovecot.socket >/dev/null 2>&1 || true
+		systemctl disable --now dovecot.service dovecot.socket haproxy.service >/dev/null 2>&1 || true
 	fi
 	unpack postfix exim4-base exim4-daemon-light \
 		courier-imap courier-base courier-authlib libcourier-unicode4 maildrop

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,8 +23,9 @@ import (
 )
 
 // The admin API is HTTP with JSON on the unix socket DIR/admin.sock, for root
-// only: GET /status answers a statusReport, GET /debug/{profile} a profile
-// of this process by its name in runtime/pprof (heap, goroutine, ...).
+// only: GET /status answers a statusReport, POST /command carries out a
+// monitor's command, GET /debug/{profile} answers a profile of this process by
+// its name in runtime/pprof (heap, goroutine, ...).
 
 // adminStop is how long running admin requests may take when the daemon ends.
 const adminStop = 2 * time.Second
@@ -93,6 +95,7 @@ func startAdmin(ctx context.Context, d *dataDir, s *stack, log *slog.Logger) (*a
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", a.serveStatus)
+	mux.HandleFunc("POST /command", a.serveCommand)
 	mux.HandleFunc("GET /debug/{profile}", a.serveProfile)
 	a.server = &http.Server{
 		Handler: mux, ReadTimeout: 10 * time.Second, IdleTimeout: 10 * time.Second,
@@ -142,6 +145,41 @@ func (a *admin) serveStatus(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(a.status(ctx)); err != nil {
+		a.log.Warn("answer an admin request", "err", err)
+	}
+}
+
+// adminCommand is a monitor's command, and adminAnswer what came of it.
+type adminCommand struct {
+	Words   []string
+	Options map[string]string
+}
+
+type adminAnswer struct {
+	Answer json.RawMessage
+	Error  string
+	Kind   objstore.Kind
+}
+
+func (a *admin) serveCommand(w http.ResponseWriter, r *http.Request) {
+	var c adminCommand
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&c); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	var out adminAnswer
+	answer, err := a.s.mon.Command(ctx, c.Words, c.Options)
+	if err == nil {
+		out.Answer, err = json.Marshal(answer)
+	}
+	if err != nil {
+		out.Error = oneLine(err)
+		errors.As(err, &out.Kind)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(out); err != nil {
 		a.log.Warn("answer an admin request", "err", err)
 	}
 }
@@ -212,20 +250,54 @@ func (a *admin) osdHealth() error {
 
 // askStatus asks the Pillarbox that runs on a data directory.
 func askStatus(ctx context.Context, data string) (*statusReport, error) {
+	st := &statusReport{}
+	return st, askAdmin(ctx, data, http.MethodGet, "/status", nil, st)
+}
+
+// commandAt gives a monitor's command to the Pillarbox that runs on a data
+// directory.
+func commandAt(ctx context.Context, data string, words []string, options map[string]string, answer any) error {
+	var out adminAnswer
+	if err := askAdmin(ctx, data, http.MethodPost, "/command", adminCommand{words, options}, &out); err != nil {
+		return err
+	}
+	if out.Error != "" {
+		if out.Kind != 0 {
+			return &answered{out.Error, out.Kind}
+		}
+		return errors.New(out.Error)
+	}
+	return json.Unmarshal(out.Answer, answer)
+}
+
+// answered is an error that another process answered with.
+type answered struct {
+	text string
+	kind objstore.Kind
+}
+
+func (e *answered) Error() string { return e.text }
+func (e *answered) Unwrap() error { return e.kind }
+
+// maxAnswer is how long an answer of the admin API may be, in bytes.
+const maxAnswer = 16 << 20
+
+// askAdmin makes a request to the admin API of a data directory.
+func askAdmin(ctx context.Context, data, method, what string, request, answer any) error {
 	data, err := absolute(data)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	d, err := findDataDir(data)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if d.info == nil {
-		return nil, failure(exitNotRunning, "there is no store in %s", data)
+		return failure(exitNotRunning, "there is no store in %s", data)
 	}
 	path, dir, err := socketPath(data)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if dir != nil {
 		defer dir.Close()
@@ -236,28 +308,31 @@ func askStatus(ctx context.Context, data string) (*statusReport, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}
 	defer tr.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://pillarbox/status", nil)
+	body, err := json.Marshal(request)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("encode a request: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://pillarbox"+what, bytes.NewReader(body))
+	if err != nil {
+		return err
 	}
 	res, err := (&http.Client{Transport: tr}).Do(req)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-		return nil, failure(exitNotRunning, "no Pillarbox runs on %s", data)
+		return failure(exitNotRunning, "no Pillarbox runs on %s", data)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask the Pillarbox on %s: %w", data, err)
+		return fmt.Errorf("ask the Pillarbox on %s: %w", data, err)
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return nil, fmt.Errorf("ask the Pillarbox on %s: %w", data, err)
+		return fmt.Errorf("ask the Pillarbox on %s: %w", data, err)
 	}
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask the Pillarbox on %s: %s", data, res.Status)
+		return fmt.Errorf("ask the Pillarbox on %s: %s", data, res.Status)
 	}
-	st := &statusReport{}
-	if err := json.Unmarshal(b, st); err != nil {
-		return nil, fmt.Errorf("answer of the Pillarbox on %s: %w", data, err)
+	if err := json.Unmarshal(b, answer); err != nil {
+		return fmt.Errorf("answer of the Pillarbox on %s: %w", data, err)
 	}
-	return st, nil
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"pillarbox/cachefs"
 	"pillarbox/fusefs"
 	"pillarbox/mon"
+	"pillarbox/mon/monrpc"
 	"pillarbox/objstore"
 	"pillarbox/objstore/client"
 	"pillarbox/osd"
@@ -28,6 +29,7 @@ type stack struct {
 	mount  *fusefs.Mounted
 	dev    uint64 // of the mount
 
+	mons    *monrpc.Client // of a cluster
 	closers []func() error // of what a cluster's client has instead of monitor and OSD
 }
 

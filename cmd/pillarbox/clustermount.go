@@ -83,7 +83,7 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 	if err != nil {
 		return nil, err
 	}
-	s := &stack{}
+	s := &stack{mons: self.mons}
 	defer func() {
 		if err != nil {
 			err = withCode(errors.Join(err, s.close()))

@@ -75,7 +75,11 @@ func openGrown(ctx context.Context, from, addr string, log *slog.Logger) (g *gro
 	o := &cm.OSDs[0]
 	o.UUID, o.Up, o.In = g.uuid, false, true
 	cm.Epoch, cm.Founder = cm.Epoch+1, g.uuid
-	g.seed = &mon.Seed{Map: cm, Session: session}
+	users, err := m.S3Keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	g.seed = &mon.Seed{Map: cm, Session: session, S3: users}
 	return g, nil
 }
 

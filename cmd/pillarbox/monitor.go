@@ -110,6 +110,11 @@ func initCluster(c *cli.Context, log *slog.Logger) (err error) {
 	if err := m.KeepCA(c.Context, ca); err != nil {
 		return err
 	}
+	if seed != nil {
+		if err := m.KeepS3(c.Context, seed.S3); err != nil {
+			return err
+		}
+	}
 	if err := m.Announce(c.Context, objstore.MonInfo{Name: id.Name, Addr: addr}); err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ func (o *upOptions) args() []string {
 	if len(list) > 0 {
 		args = append(args, "-o", strings.Join(list, ","))
 	}
-	return args
+	return append(args, o.s3.args()...)
 }
 
 const readyLine = "ready"

@@ -30,19 +30,21 @@ type upOptions struct {
 	debug             bool
 	logFormat         string
 	logFile           string // only in the background
+	s3                s3Options
 }
 
 const defaultVolumeDepth = 2
 
 func upFlags() []cli.Flag {
-	return append([]cli.Flag{
+	return append(append([]cli.Flag{
 		&cli.StringFlag{Name: "data", Usage: "`DIR` that holds the store; made if missing"},
 		&cli.StringFlag{Name: "conf", Usage: "instead of --data: `DIR` with the credentials of a cluster's client ('pillarbox join')"},
 		&cli.IntFlag{Name: "volume-depth", Usage: "of a new store: accounts are the directories `N` levels below the mount point (default: 2, /<domain>/<user>)"},
 		&cli.BoolFlag{Name: "dirsync", Usage: "make every rename, unlink, create and chmod wait until it is on stable storage"},
 		&cli.BoolFlag{Name: "nonempty", Usage: "mount over a directory that is not empty"},
 		&cli.StringFlag{Name: "o", Usage: "mount `OPTIONS` as in /etc/fstab, separated by commas"},
-	}, logFlags()...)
+		&cli.StringFlag{Name: "s3", Value: s3Addr, Usage: "with --data: `HOST:PORT` to serve S3 on, or off"},
+	}, s3Flags()...), logFlags()...)
 }
 
 func upCommand() *cli.Command {
@@ -145,11 +147,15 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 		return err
 	}
 	adm, err := startAdmin(ctx, d, s, log)
+	var gateway *s3Server
+	if err == nil {
+		gateway, err = upS3(ctx, opt.s3, s, log)
+	}
 	if err == nil {
 		err = hooks.ready(d)
 	}
 	if err != nil {
-		return errors.Join(err, adm.close(), shutdown(s, opt, log, signals))
+		return errors.Join(err, gateway.close(), adm.close(), shutdown(s, opt, log, signals))
 	}
 	debug.FreeOSMemory() // opening a store leaves much behind that is not needed again
 	log.Info("serving", "mountpoint", opt.point, "data", opt.data, "fsid", d.info.FSID)
@@ -159,7 +165,20 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 	case <-s.mount.Done():
 		log.Info("ending: the mount was taken down from outside", "mountpoint", opt.point)
 	}
-	return errors.Join(adm.close(), shutdown(s, opt, log, signals))
+	return errors.Join(gateway.close(), adm.close(), shutdown(s, opt, log, signals))
+}
+
+// upS3 serves S3 beside the mount; nil: it does not.
+func upS3(ctx context.Context, opt s3Options, s *stack, log *slog.Logger) (*s3Server, error) {
+	if opt.addr == s3Off {
+		return nil, nil
+	}
+	g, err := serveS3(ctx, opt, s3Namespace{s.fs, s.mount}, s.mon.S3Keys, log)
+	if errors.Is(err, unix.EADDRINUSE) && !opt.asked {
+		log.Warn("S3 is not served: another process has the port; --s3 chooses another", "addr", opt.addr)
+		return nil, nil
+	}
+	return g, err
 }
 
 // prepare checks everything that can be checked without a change, then locks
@@ -261,6 +280,10 @@ func parseUp(c *cli.Context) (upOptions, error) {
 		opt.volumeDepth = -1 // refused below
 	}
 	if err := opt.parseMountOptions(c.String("o")); err != nil {
+		return opt, err
+	}
+	var err error
+	if opt.s3, err = parseS3(c, "s3"); err != nil {
 		return opt, err
 	}
 	names := []string{"MOUNTPOINT"}

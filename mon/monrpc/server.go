@@ -70,7 +70,7 @@ var may = map[string][]pki.Role{
 	monv1.Mon_Session_FullMethodName: {pki.Client, pki.Admin},
 	monv1.Mon_Boot_FullMethodName:    {pki.OSD},
 	monv1.Mon_Beat_FullMethodName:    {pki.OSD},
-	monv1.Mon_Command_FullMethodName: {pki.Admin},
+	monv1.Mon_Command_FullMethodName: {pki.Admin, pki.Client},
 }
 
 type callerKey struct{}
@@ -237,6 +237,9 @@ func (s *Server) Beat(in grpc.ClientStreamingServer[monv1.BeatRequest, monv1.Bea
 func (s *Server) Command(ctx context.Context, r *monv1.CommandRequest) (*monv1.CommandReply, error) {
 	if len(r.Words) > maxWords || len(r.Options) > maxWords || slices.ContainsFunc(r.Words, func(w string) bool { return len(w) > maxWord }) {
 		return nil, fmt.Errorf("a command of %d words: %w", len(r.Words), objstore.Invalid)
+	}
+	if id, _ := ctx.Value(callerKey{}).(pki.Identity); id.Role != pki.Admin && !slices.Equal(r.Words, mon.S3KeysCommand) {
+		return nil, fmt.Errorf("%s may not give commands: %w", id, objstore.NotPermitted)
 	}
 	answer, err := s.mon.Command(ctx, r.Words, r.Options)
 	if err != nil {
