@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -107,6 +108,9 @@ func Mount(mountpoint string, fs *cachefs.FS, o Options) (*Mounted, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", point, err)
 	}
+	if err := keepFromChildren(); err != nil {
+		return nil, errors.Join(fmt.Errorf("mount %s: %w", point, err), unix.Unmount(point, unix.MNT_DETACH))
+	}
 	if len(o.Helper) > 0 {
 		r.events = newEvents(o.Helper, point, o.Log)
 	}
@@ -163,6 +167,28 @@ func (o Options) mountOptions() *fuse.MountOptions {
 		}
 	}
 	return mo
+}
+
+// keepFromChildren marks the connections to the kernel, which go-fuse opens to be
+// inherited. A helper that had one would keep the mount of a killed process alive,
+// and wait in it for answers that never come.
+func keepFromChildren() error {
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("list open files: %w", err)
+	}
+	for _, e := range list {
+		// The listing's own descriptor is gone by now.
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err != nil || to != "/dev/fuse" {
+			continue
+		}
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			return fmt.Errorf("list open files: %w", err)
+		}
+		unix.CloseOnExec(fd)
+	}
+	return nil
 }
 
 // setReadAhead raises the kernel's limit for this mount, which starts at 128 KiB

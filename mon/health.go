@@ -15,6 +15,7 @@ type Status struct {
 	Health string             `json:"health"` // HEALTH_OK, HEALTH_WARN or HEALTH_ERR
 	Checks []HealthCheck      `json:"checks"`
 	Mons   []objstore.MonInfo `json:"mons"`
+	Away   []string           `json:"mons_away,omitempty"` // those of them that are down
 	OSDs   []OSDStatus        `json:"osds"`
 	Pools  []objstore.Pool    `json:"pools"`
 	Flags  []string           `json:"flags,omitempty"`
@@ -82,6 +83,7 @@ func (m *Monitor) Status(ctx context.Context) (*Status, error) {
 	for _, mon := range cm.Mons {
 		if !mons[mon.Name] {
 			away = append(away, mon.Name+" at "+mon.Addr+" is down")
+			st.Away = append(st.Away, mon.Name)
 		}
 	}
 	st.note("MON_DOWN", HealthWarn, "%d monitors down", away)

@@ -22,6 +22,11 @@ func adminFlags(more ...cli.Flag) []cli.Flag {
 
 // give sends a command to the monitors and shows the answer.
 func give(c *cli.Context, words []string, options map[string]string, answer any, text func(io.Writer) error) error {
+	return giveAs(c, words, options, answer, func() any { return answer }, text)
+}
+
+// giveAs shows what the answer is turned into.
+func giveAs(c *cli.Context, words []string, options map[string]string, answer any, shown func() any, text func(io.Writer) error) error {
 	format := c.String("format")
 	if format != "text" && format != "json" {
 		return usageError("format %q: must be text or json", format)
@@ -38,10 +43,11 @@ func give(c *cli.Context, words []string, options map[string]string, answer any,
 	if m, err := self.mons.Map(c.Context); err == nil {
 		self.learn(m, log)
 	}
+	show := shown()
 	if format == "json" {
 		enc := json.NewEncoder(c.App.Writer)
 		enc.SetIndent("", "  ")
-		return enc.Encode(answer)
+		return enc.Encode(show)
 	}
 	return text(c.App.Writer)
 }
@@ -109,7 +115,6 @@ func clusterCommands() []*cli.Command {
 			},
 		}}},
 		{Name: "health", Usage: "say what is wrong with the cluster; exits with 1 unless all is well", ArgsUsage: "[detail]", Flags: adminFlags(), Action: health},
-		{Name: "cluster", Usage: "show the cluster at a glance", Flags: adminFlags(), Action: func(c *cli.Context) error { return giveStatus(c, writeCluster) }},
 	}
 }
 
@@ -152,33 +157,6 @@ func writeHealth(w io.Writer, st *mon.Status, detail bool) error {
 		}
 	}
 	return nil
-}
-
-func writeCluster(w io.Writer, st *mon.Status) error {
-	up, in, leads, groups := 0, 0, 0, 0
-	for _, o := range st.OSDs {
-		if o.Up {
-			up++
-		}
-		if o.In {
-			in++
-		}
-		if o.Report != nil {
-			leads += o.Report.Leads
-			groups += o.Report.Groups
-		}
-	}
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(tw, "id\t%s\n", st.FSID)
-	fmt.Fprintf(tw, "health\t%s\n", st.Health)
-	for _, ch := range st.Checks {
-		fmt.Fprintf(tw, "\t%s: %s\n", ch.Code, ch.Summary)
-	}
-	fmt.Fprintf(tw, "mon\t%d in the map, epoch %d\n", len(st.Mons), st.Epoch)
-	fmt.Fprintf(tw, "osd\t%d: %d up, %d in\n", len(st.OSDs), up, in)
-	fmt.Fprintf(tw, "pgs\t%d replicas, %d led\n", groups, leads)
-	fmt.Fprintf(tw, "space\t%s, %s free (raw)\n", humanize.IBytes(st.Total), humanize.IBytes(st.Free))
-	return tw.Flush()
 }
 
 func upDown(o mon.OSDStatus) string {

@@ -11,10 +11,18 @@ import (
 
 func dfCommand() *cli.Command {
 	return &cli.Command{
-		Name:   "df",
-		Usage:  "show the space of a running store",
-		Flags:  reportFlags(),
-		Action: func(c *cli.Context) error { return report(c, writeSpace) },
+		Name:  "df",
+		Usage: "show the space of a cluster, or of a running store of one host",
+		Flags: reportFlags(),
+		Action: func(c *cli.Context) error {
+			if c.String("data") != "" {
+				return report(c, writeSpace)
+			}
+			if _, err := operands(c); err != nil {
+				return err
+			}
+			return clusterDF(c)
+		},
 	}
 }
 

@@ -335,7 +335,7 @@ func TestCommands(t *testing.T) {
 	expect(t, exitUsage, "nope")
 	expect(t, exitUsage, "--nope")
 	expect(t, exitUsage, "status", "--nope")
-	expect(t, exitUsage, "status")
+	expect(t, exitForeign, "status", "--conf", t.TempDir())
 	expect(t, exitUsage, "status", "--data", "/x", "--format", "xml")
 	expect(t, exitUsage, "version", "x")
 	expect(t, exitUsage, "umount")

@@ -13,17 +13,28 @@ import (
 
 func reportFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "data", Usage: "`DIR` that holds the store"},
+		confFlag(),
+		&cli.StringFlag{Name: "data", Usage: "instead of --conf: `DIR` of a store of one host"},
 		&cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT` of the answer: text or json"},
 	}
 }
 
 func statusCommand() *cli.Command {
 	return &cli.Command{
-		Name:   "status",
-		Usage:  "say how a running store is",
-		Flags:  reportFlags(),
-		Action: func(c *cli.Context) error { return report(c, writeStatus) },
+		Name:  "status",
+		Usage: "say how a cluster, or a running store of one host, is",
+		Flags: append(reportFlags(), &cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "of a cluster: go on, with a line for what changes"}),
+		Action: func(c *cli.Context) error {
+			switch {
+			case c.String("data") != "" && c.Bool("watch"):
+				return usageError("--watch is for clusters")
+			case c.String("data") != "":
+				return report(c, writeStatus)
+			case c.Bool("watch"):
+				return watchStatus(c)
+			}
+			return giveStatus(c, writeCluster)
+		},
 	}
 }
 
@@ -35,9 +46,6 @@ func report(c *cli.Context, text func(io.Writer, *statusReport) error) error {
 	format := c.String("format")
 	if format != "text" && format != "json" {
 		return usageError("format %q: must be text or json", format)
-	}
-	if c.String("data") == "" {
-		return usageError("pillarbox %s needs --data DIR, the directory that holds the store", c.Command.Name)
 	}
 	st, err := askStatus(c.Context, c.String("data"))
 	if err != nil {

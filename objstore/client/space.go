@@ -13,10 +13,11 @@ import (
 type space struct {
 	mu    sync.Mutex // held while they are asked; before a peer's
 	until time.Time
-	disks map[int]disk
+	disks map[int]Disk
 }
 
-type disk struct{ total, free uint64 }
+// Disk is an OSD's, in bytes.
+type Disk struct{ Total, Free uint64 }
 
 const (
 	spaceFor  = time.Second            // how old the figures may be
@@ -39,12 +40,12 @@ func (c *Client) StatFS(ctx context.Context) (objstore.StatFS, error) {
 	if err != nil {
 		return st, err
 	}
-	st.Total, st.Free, st.Avail = poolSpace(e.Map, e.Data(), disks)
+	st.Total, st.Free, st.Avail = PoolSpace(e.Map, e.Data(), disks)
 	return st, nil
 }
 
 // disks asks all OSDs; of those that do not answer it knows what they said last.
-func (c *Client) disks(ctx context.Context, e *epoch) (map[int]disk, error) {
+func (c *Client) disks(ctx context.Context, e *epoch) (map[int]Disk, error) {
 	s := &c.space
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,7 +54,7 @@ func (c *Client) disks(ctx context.Context, e *epoch) (map[int]disk, error) {
 	}
 	type answer struct {
 		osd int
-		disk
+		Disk
 		err error
 	}
 	answers := make(chan answer, len(e.OSDs))
@@ -66,13 +67,13 @@ func (c *Client) disks(ctx context.Context, e *epoch) (map[int]disk, error) {
 		go func() {
 			a := answer{osd: o.ID}
 			a.err = c.call(ctx, o.ID, spaceWait, func(ctx context.Context, osd OSD) (err error) {
-				a.total, a.free, err = osd.Space(ctx)
+				a.Total, a.Free, err = osd.Space(ctx)
 				return err
 			})
 			answers <- a
 		}()
 	}
-	disks := make(map[int]disk, len(e.OSDs))
+	disks := make(map[int]Disk, len(e.OSDs))
 	for _, o := range e.OSDs {
 		if d, ok := s.disks[o.ID]; ok {
 			disks[o.ID] = d
@@ -83,7 +84,7 @@ func (c *Client) disks(ctx context.Context, e *epoch) (map[int]disk, error) {
 		if a := <-answers; a.err != nil {
 			failed = append(failed, a.err)
 		} else {
-			disks[a.osd] = a.disk
+			disks[a.osd] = a.Disk
 		}
 	}
 	if len(disks) == 0 {
@@ -95,10 +96,10 @@ func (c *Client) disks(ctx context.Context, e *epoch) (map[int]disk, error) {
 	return disks, nil
 }
 
-// poolSpace is the size of a pool, what is free on its disks, and what can be
+// PoolSpace is the size of a pool, what is free on its disks, and what can be
 // written before the first of them is full, in bytes of chunks. OSDs of which
 // nothing is known do not count.
-func poolSpace(m *objstore.Map, pool *objstore.Pool, disks map[int]disk) (total, free, avail uint64) {
+func PoolSpace(m *objstore.Map, pool *objstore.Pool, disks map[int]Disk) (total, free, avail uint64) {
 	var weights float64
 	in := 0
 	for _, o := range m.OSDs {
@@ -119,7 +120,7 @@ func poolSpace(m *objstore.Map, pool *objstore.Pool, disks map[int]disk) (total,
 		if !o.In || !ok {
 			continue
 		}
-		raw, rawFree = raw+float64(d.total), rawFree+float64(d.free)
+		raw, rawFree = raw+float64(d.Total), rawFree+float64(d.Free)
 		share := copies / float64(in)
 		if weights > 0 {
 			share = copies * weight(o) / weights
@@ -128,7 +129,7 @@ func poolSpace(m *objstore.Map, pool *objstore.Pool, disks map[int]disk) (total,
 			continue
 		}
 		// An OSD takes a chunk, or a shard of it, once.
-		if room := float64(d.free) * parts / min(share, 1); least < 0 || room < least {
+		if room := float64(d.Free) * parts / min(share, 1); least < 0 || room < least {
 			least = room
 		}
 	}

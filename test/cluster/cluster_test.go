@@ -63,7 +63,7 @@ func newCluster(t *testing.T, osds int) *cluster {
 	c := bareCluster(t)
 	c.run("init", "--data", c.path("mon.a"), "--addr", freePort(t), "--peer-addr", freePort(t), "--conf", c.admin)
 	c.start("mon.a", "mon", "--data", c.path("mon.a"))
-	c.eventually("the monitor answers", func() bool { _, err := c.try("cluster", "--conf", c.admin); return err == nil })
+	c.eventually("the monitor answers", func() bool { _, err := c.try("status", "--conf", c.admin); return err == nil })
 	for i := range osds {
 		c.addOSD(i)
 	}
@@ -230,7 +230,7 @@ type status struct {
 }
 
 func (c *cluster) status() (st status) {
-	out, err := c.try("cluster", "--format", "json", "--conf", c.admin)
+	out, err := c.try("status", "--format", "json", "--conf", c.admin)
 	if err == nil {
 		err = json.Unmarshal([]byte(out), &st)
 	}

@@ -37,7 +37,7 @@ func TestGrowFromOneHost(t *testing.T) {
 		t.Fatalf("a cluster's OSD can be mounted as a store: %s", out)
 	}
 	c.start("mon.a", "mon", "--data", c.path("mon.a"))
-	c.eventually("the monitor answers", func() bool { _, err := c.try("cluster", "--conf", c.admin); return err == nil })
+	c.eventually("the monitor answers", func() bool { _, err := c.try("status", "--conf", c.admin); return err == nil })
 	first := c.start("osd.0", "osd", "--data", data)
 	c.eventually("osd.0 is up", func() bool { st := c.status(); return len(st.OSDs) == 1 && st.OSDs[0].Up })
 	point, d := c.mount("mx1")

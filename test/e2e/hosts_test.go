@@ -38,7 +38,7 @@ func newHosts(t *testing.T) (a, b *site) {
 	run("init", "--data", base+"/mon", "--addr", address(freePort(t)), "--peer-addr", address(freePort(t)), "--conf", conf)
 	var daemons []*daemon
 	daemons = append(daemons, start(t, c, "mon", env, program, "mon", "--data", base+"/mon"))
-	waitFor(t, "the monitor", 30*time.Second, func() bool { return command(0, program, "cluster", "--conf", conf).Run() == nil })
+	waitFor(t, "the monitor", 30*time.Second, func() bool { return command(0, program, "status", "--conf", conf).Run() == nil })
 	for i := range 3 {
 		data := fmt.Sprintf("%s/osd%d", base, i)
 		daemons = append(daemons, start(t, c, fmt.Sprint("osd", i), env, program, "osd", "--data", data, "--addr", address(freePort(t)),
@@ -49,7 +49,7 @@ func newHosts(t *testing.T) (a, b *site) {
 			Health string
 			OSDs   []struct{ Up bool }
 		}
-		out, err := command(0, program, "cluster", "--format", "json", "--conf", conf).Output()
+		out, err := command(0, program, "status", "--format", "json", "--conf", conf).Output()
 		return err == nil && json.Unmarshal(out, &st) == nil && st.Health == "HEALTH_OK" && len(st.OSDs) == 3
 	})
 	var sites []*site

@@ -1,0 +1,49 @@
+package cluster
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestStatus: status, df, and a status that is watched while an OSD dies.
+func TestStatus(t *testing.T) {
+	c := newCluster(t, 3)
+	c.healthy(3)
+	if out := c.run("status", "--conf", c.admin); !strings.Contains(out, "3: 3 up, 3 in") || !strings.Contains(out, "1: 1 in the quorum") || !strings.Contains(out, "HEALTH_OK") {
+		t.Errorf("status:\n%s", out)
+	}
+	var df struct {
+		Total uint64 `json:"total_bytes"`
+		Free  uint64 `json:"free_bytes"`
+		Pools []struct {
+			Name  string `json:"name"`
+			Avail uint64 `json:"max_avail_bytes"`
+		} `json:"pools"`
+	}
+	if err := json.Unmarshal([]byte(c.run("df", "--conf", c.admin, "--format", "json")), &df); err != nil {
+		t.Fatal(err)
+	}
+	// Three replicas on three OSDs: a third of what is free.
+	if len(df.Pools) != 2 || df.Free == 0 || df.Total < df.Free || df.Pools[1].Avail == 0 || df.Pools[1].Avail > df.Free/3+1<<20 {
+		t.Errorf("df: %+v", df)
+	}
+	if out := c.run("df", "--conf", c.admin); !strings.Contains(out, "MAX AVAIL") {
+		t.Errorf("df:\n%s", out)
+	}
+	watch := c.start("watch", "status", "-w", "--conf", c.admin)
+	said := func(what string) func() bool {
+		return func() bool {
+			b, err := os.ReadFile(c.path("watch.log"))
+			return err == nil && strings.Contains(string(b), what)
+		}
+	}
+	c.eventually("the status is shown", said("3: 3 up, 3 in"))
+	osd := c.all[2]
+	c.kill(osd)
+	c.eventually("the death is told", said("OSD_DOWN: 1 OSDs down"))
+	c.restart(osd)
+	c.eventually("the return is told", said("OSD_DOWN is over"))
+	c.stop(watch)
+}
