@@ -170,6 +170,7 @@ func monCommand() *cli.Command {
 			&cli.StringFlag{Name: "addr", Usage: "`HOST:PORT` where a further monitor serves"},
 			&cli.StringFlag{Name: "peer-addr", Usage: "`HOST:PORT` where it hears the other monitors (default: the next port)"},
 			&cli.DurationFlag{Name: "out-after", Value: mon.OutAfter, Usage: "`TIME` that an OSD is down before its data are brought elsewhere"},
+			metricsFlag(),
 		}, logFlags()...),
 		Subcommands: []*cli.Command{
 			{Name: "stat", Usage: "list the monitors", Flags: adminFlags(), Action: func(c *cli.Context) error { return giveStatus(c, writeMons) }},
@@ -182,6 +183,9 @@ func monCommand() *cli.Command {
 			if c.String("data") == "" {
 				return usageError("pillarbox mon needs --data DIR")
 			}
+			if err := checkMetrics(c.String("metrics")); err != nil {
+				return err
+			}
 			log, err := newLog(c.App.ErrWriter, c.String("log-format"), c.Bool("debug"))
 			if err != nil {
 				return err
@@ -190,7 +194,7 @@ func monCommand() *cli.Command {
 				return err
 			}
 			return untilSignal(c.Context, log, func(ctx context.Context) error {
-				return runMon(ctx, c.String("data"), mon.Options{OutAfter: c.Duration("out-after"), Log: log}, log)
+				return runMon(ctx, c.String("data"), c.String("metrics"), mon.Options{OutAfter: c.Duration("out-after"), Log: log}, log)
 			})
 		},
 	}
@@ -250,7 +254,7 @@ func untilSignal(ctx context.Context, log *slog.Logger, run func(context.Context
 	return err
 }
 
-func runMon(ctx context.Context, dir string, opt mon.Options, log *slog.Logger) (err error) {
+func runMon(ctx context.Context, dir, metricsAddr string, opt mon.Options, log *slog.Logger) (err error) {
 	conf, err := readConf(dir)
 	if err != nil {
 		return err
@@ -281,6 +285,11 @@ func runMon(ctx context.Context, dir string, opt mon.Options, log *slog.Logger) 
 		return fmt.Errorf("serve: %w", err)
 	}
 	s := monrpc.NewServer(m, cfg, log)
+	shown, err := serveMetrics(metricsAddr, log, monMetrics(m, log))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shown.close()) }()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.Serve(l) })
 	g.Go(func() error { return m.Serve(ctx, objstore.MonInfo{Name: conf.Name, Addr: conf.Addr}) })

@@ -72,6 +72,9 @@ func (o *upOptions) args() []string {
 	if len(list) > 0 {
 		args = append(args, "-o", strings.Join(list, ","))
 	}
+	if o.metrics != "" {
+		args = append(args, "--metrics", o.metrics)
+	}
 	return append(args, o.s3.args()...)
 }
 

@@ -61,7 +61,7 @@ func s3Command() *cli.Command {
 	}
 	return &cli.Command{
 		Name: "s3", Usage: "serve a cluster's store by S3, until Ctrl-C; with a subcommand: look after S3 users",
-		Flags: append([]cli.Flag{confFlag(), &cli.StringFlag{Name: "addr", Value: s3Addr, Usage: "`HOST:PORT` to serve on"}}, append(s3Flags(), logFlags()...)...),
+		Flags: append([]cli.Flag{confFlag(), metricsFlag(), &cli.StringFlag{Name: "addr", Value: s3Addr, Usage: "`HOST:PORT` to serve on"}}, append(s3Flags(), logFlags()...)...),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usageError("unknown subcommand %q", c.Args().First())
@@ -247,6 +247,9 @@ func s3ListUsers(c *cli.Context) error {
 // runS3 is a gateway of its own.
 func runS3(c *cli.Context) error {
 	opt, err := parseS3(c, "addr")
+	if err == nil {
+		err = checkMetrics(c.String("metrics"))
+	}
 	if err != nil {
 		return err
 	}
@@ -269,10 +272,14 @@ func runS3(c *cli.Context) error {
 	if err != nil {
 		return errors.Join(err, s.close())
 	}
+	shown, err := serveMetrics(c.String("metrics"), log, g.metrics)
+	if err != nil {
+		return errors.Join(err, g.close(), s.close())
+	}
 	fmt.Fprintf(c.App.Writer, "Pillarbox serves S3 on %s. Ctrl-C finishes what is under way and ends.\n", g.addr())
 	sig := <-signals
 	log.Info("ending: finishing what is under way", "signal", sig.String())
-	return errors.Join(g.close(), s.close())
+	return errors.Join(g.close(), shown.close(), s.close())
 }
 
 // noKernel stands for the mount that a gateway does not have.
@@ -363,6 +370,7 @@ type s3Server struct {
 	listener net.Listener
 	log      *slog.Logger
 	access   *os.File // nil: none
+	metrics  *s3Metrics
 	draining atomic.Bool
 	served   chan error
 	stop     context.CancelFunc
@@ -373,13 +381,12 @@ func (g *s3Server) addr() string { return g.listener.Addr().String() }
 
 // serveS3 begins to serve.
 func serveS3(ctx context.Context, opt s3Options, ns s3.Namespace, fetch func(context.Context) ([]mon.S3User, error), log *slog.Logger) (_ *s3Server, err error) {
-	g := &s3Server{log: log, served: make(chan error, 1)}
-	gate := s3.Options{Users: &s3Users{fetch: fetch}, Domains: opt.domains, Region: opt.region, Log: log}
+	g := &s3Server{log: log, metrics: newS3Metrics(), served: make(chan error, 1)}
+	gate := s3.Options{Users: &s3Users{fetch: fetch}, Domains: opt.domains, Region: opt.region, Log: log, Access: g.note}
 	if opt.accessLog != "" {
 		if g.access, err = os.OpenFile(opt.accessLog, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640); err != nil {
 			return nil, fmt.Errorf("open the S3 access log: %w", err)
 		}
-		gate.Access = g.logAccess
 	}
 	defer func() {
 		if err != nil && g.access != nil {
@@ -455,6 +462,14 @@ func (g *s3Server) close() error {
 		errs = append(errs, g.access.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// note takes in that a request was answered.
+func (g *s3Server) note(a s3.Access) {
+	g.metrics.note(a)
+	if g.access != nil {
+		g.logAccess(a)
+	}
 }
 
 // logAccess writes a line in the format of S3's server access logs.

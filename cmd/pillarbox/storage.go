@@ -26,6 +26,7 @@ type osdOptions struct {
 	dir, addr, token string
 	host, rack       string
 	weight           float64
+	metrics          string
 }
 
 func osdCommand() *cli.Command {
@@ -39,15 +40,19 @@ func osdCommand() *cli.Command {
 			&cli.StringFlag{Name: "host", Usage: "`NAME` of the machine, for the failure domains (default: its host name)"},
 			&cli.StringFlag{Name: "rack", Usage: "`NAME` of the rack"},
 			&cli.Float64Flag{Name: "weight", Usage: "share of the data (default: the disk's size in TiB)"},
+			metricsFlag(),
 		}, logFlags()...),
 		Subcommands: osdAdminCommands(),
 		Action: func(c *cli.Context) error {
 			if _, err := operands(c); err != nil {
 				return err
 			}
-			opt := osdOptions{c.String("data"), c.String("addr"), c.String("token"), c.String("host"), c.String("rack"), c.Float64("weight")}
+			opt := osdOptions{c.String("data"), c.String("addr"), c.String("token"), c.String("host"), c.String("rack"), c.Float64("weight"), c.String("metrics")}
 			if opt.dir == "" {
 				return usageError("pillarbox osd needs --data DIR")
+			}
+			if err := checkMetrics(opt.metrics); err != nil {
+				return err
 			}
 			log, err := newLog(c.App.ErrWriter, c.String("log-format"), c.Bool("debug"))
 			if err != nil {
@@ -88,7 +93,7 @@ func runOSD(ctx context.Context, opt osdOptions, log *slog.Logger) (err error) {
 	if err := checkAddr(self.conf.Addr); err != nil {
 		return err
 	}
-	return self.serveOSD(ctx, log)
+	return self.serveOSD(ctx, opt.metrics, log)
 }
 
 // firstStart trades the token of an OSD that has not joined yet.
@@ -123,7 +128,7 @@ func firstStart(ctx context.Context, opt osdOptions) error {
 }
 
 // serveOSD announces the OSD and serves until ctx ends.
-func (mem *member) serveOSD(ctx context.Context, log *slog.Logger) (err error) {
+func (mem *member) serveOSD(ctx context.Context, metricsAddr string, log *slog.Logger) (err error) {
 	id := *mem.conf.OSD
 	l, err := net.Listen("tcp", mem.conf.Addr)
 	if err != nil {
@@ -160,6 +165,11 @@ func (mem *member) serveOSD(ctx context.Context, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	shown, err := serveMetrics(metricsAddr, log, osdMetrics(o, log))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shown.close()) }()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.Serve(l) })
 	g.Go(func() error {

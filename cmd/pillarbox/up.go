@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
@@ -31,6 +32,7 @@ type upOptions struct {
 	logFormat         string
 	logFile           string // only in the background
 	s3                s3Options
+	metrics           string
 }
 
 const defaultVolumeDepth = 2
@@ -44,6 +46,7 @@ func upFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "nonempty", Usage: "mount over a directory that is not empty"},
 		&cli.StringFlag{Name: "o", Usage: "mount `OPTIONS` as in /etc/fstab, separated by commas"},
 		&cli.StringFlag{Name: "s3", Value: s3Addr, Usage: "with --data: `HOST:PORT` to serve S3 on, or off"},
+		metricsFlag(),
 	}, s3Flags()...), logFlags()...)
 }
 
@@ -151,11 +154,19 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 	if err == nil {
 		gateway, err = upS3(ctx, opt.s3, s, log)
 	}
+	var shown *metrics
+	if err == nil {
+		parts := []prometheus.Collector{osdMetrics(s.osd, log)}
+		if gateway != nil {
+			parts = append(parts, gateway.metrics)
+		}
+		shown, err = serveMetrics(opt.metrics, log, parts...)
+	}
 	if err == nil {
 		err = hooks.ready(d)
 	}
 	if err != nil {
-		return errors.Join(err, gateway.close(), adm.close(), shutdown(s, opt, log, signals))
+		return errors.Join(err, shown.close(), gateway.close(), adm.close(), shutdown(s, opt, log, signals))
 	}
 	debug.FreeOSMemory() // opening a store leaves much behind that is not needed again
 	log.Info("serving", "mountpoint", opt.point, "data", opt.data, "fsid", d.info.FSID)
@@ -165,7 +176,7 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 	case <-s.mount.Done():
 		log.Info("ending: the mount was taken down from outside", "mountpoint", opt.point)
 	}
-	return errors.Join(gateway.close(), adm.close(), shutdown(s, opt, log, signals))
+	return errors.Join(shown.close(), gateway.close(), adm.close(), shutdown(s, opt, log, signals))
 }
 
 // upS3 serves S3 beside the mount; nil: it does not.
@@ -285,6 +296,11 @@ func parseUp(c *cli.Context) (upOptions, error) {
 	var err error
 	if opt.s3, err = parseS3(c, "s3"); err != nil {
 		return opt, err
+	}
+	if opt.metrics = c.String("metrics"); opt.metrics != "" {
+		if err := checkMetrics(opt.metrics); err != nil {
+			return opt, err
+		}
 	}
 	names := []string{"MOUNTPOINT"}
 	if c.NArg() == 2 && opt.data == "" && c.Command.Name == "mount" { // as mount(8) calls it

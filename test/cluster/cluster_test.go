@@ -47,6 +47,8 @@ type cluster struct {
 	dir   string
 	admin string
 	all   []*daemon
+
+	metrics string // where mon.a serves them
 }
 
 // bareCluster has no daemon yet.
@@ -62,7 +64,8 @@ func newCluster(t *testing.T, osds int) *cluster {
 	t.Helper()
 	c := bareCluster(t)
 	c.run("init", "--data", c.path("mon.a"), "--addr", freePort(t), "--peer-addr", freePort(t), "--conf", c.admin)
-	c.start("mon.a", "mon", "--data", c.path("mon.a"))
+	c.metrics = freePort(t)
+	c.start("mon.a", "mon", "--data", c.path("mon.a"), "--metrics", c.metrics)
 	c.eventually("the monitor answers", func() bool { _, err := c.try("status", "--conf", c.admin); return err == nil })
 	for i := range osds {
 		c.addOSD(i)

@@ -2,10 +2,50 @@ package cluster
 
 import (
 	"encoding/json"
+	"io"
+	"maps"
+	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 )
+
+// checkMetrics compares a monitor's metrics, while an OSD is down, with the manual.
+func (c *cluster) checkMetrics() {
+	c.t.Helper()
+	res, err := http.Get("http://" + c.metrics + "/metrics")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, line := range []string{`pillarbox_health 1`, `pillarbox_health_check{code="OSD_DOWN"} 1`, `pillarbox_osd_up{osd="0"} 1`, `pillarbox_mons_in_quorum 1`} {
+		if !strings.Contains(string(b), line+"\n") {
+			c.t.Errorf("the metrics lack %s", line)
+		}
+	}
+	manual, err := os.ReadFile("../../docs/monitoring.md")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	told := map[string]bool{"pillarbox_build_info": true}
+	for _, row := range regexp.MustCompile(`(?m)^.*\| mon \|.*$`).FindAllString(string(manual), -1) {
+		for _, m := range regexp.MustCompile("`(pillarbox_[a-z_]+)`").FindAllStringSubmatch(row, -1) {
+			told[m[1]] = true
+		}
+	}
+	shown := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (pillarbox_\S+) `).FindAllStringSubmatch(string(b), -1) {
+		shown[m[1]] = true
+	}
+	if !maps.Equal(told, shown) {
+		c.t.Errorf("docs/monitoring.md names %v, there are %v", told, shown)
+	}
+}
 
 // TestStatus: status, df, and a status that is watched while an OSD dies.
 func TestStatus(t *testing.T) {
@@ -43,6 +83,7 @@ func TestStatus(t *testing.T) {
 	osd := c.all[2]
 	c.kill(osd)
 	c.eventually("the death is told", said("OSD_DOWN: 1 OSDs down"))
+	c.checkMetrics()
 	c.restart(osd)
 	c.eventually("the return is told", said("OSD_DOWN is over"))
 	c.stop(watch)
