@@ -66,6 +66,7 @@ var commands = []command{
 	{[]string{"s3", "user", "enable"}, 1, 1, onS3User(func(_ map[string]*S3User, u *S3User, _ []string) error { u.Suspended = false; return nil })},
 	{[]string{"s3", "key", "create"}, 1, 1, (*Monitor).cmdS3KeyCreate},
 	{[]string{"s3", "key", "rm"}, 1, 1, (*Monitor).cmdS3KeyRemove},
+	{[]string{"s3", "quota", "set"}, 2, 2, (*Monitor).cmdS3Quota},
 	{[]string{"s3", "grant"}, 3, 3, (*Monitor).cmdS3Grant},
 	{S3KeysCommand, 0, 0, func(m *Monitor, ctx context.Context, _ []string, _ map[string]string) (any, error) {
 		return m.S3Keys(ctx)

@@ -33,7 +33,8 @@ type S3User struct {
 	Gid       uint32            `json:"gid"`
 	Created   time.Time         `json:"created"`
 	Suspended bool              `json:"suspended,omitempty"`
-	Grants    map[string]string `json:"grants,omitempty"` // bucket -> "read" or "write"
+	Quota     uint64            `json:"quota_bytes,omitempty"` // of all the user's buckets; 0: no limit
+	Grants    map[string]string `json:"grants,omitempty"`      // bucket -> "read" or "write"
 	Keys      map[string]string `json:"keys,omitempty"`
 }
 
@@ -318,6 +319,21 @@ func (m *Monitor) cmdS3Grant(ctx context.Context, args []string, _ map[string]st
 			delete(u.Grants, args[0])
 		}
 		return nil
+	})
+}
+
+// cmdS3Quota: s3 quota set USER BYTES
+func (m *Monitor) cmdS3Quota(ctx context.Context, args []string, _ map[string]string) (any, error) {
+	n, err := strconv.ParseUint(args[1], 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("quota %q: must be a number of bytes, 0 for no limit: %w", args[1], objstore.Invalid)
+	}
+	return Changed{}, m.changeS3(ctx, func(users map[string]*S3User) error {
+		u, err := findS3User(users, args[0])
+		if err == nil {
+			u.Quota = n
+		}
+		return err
 	})
 }
 

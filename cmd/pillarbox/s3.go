@@ -20,6 +20,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
@@ -90,6 +91,9 @@ func s3Command() *cli.Command {
 					Action: func(c *cli.Context) error { return s3NewKey(c, "s3 key create") }},
 				changed("s3 key rm", "remove a key", "ACCESS-KEY"),
 			}},
+			{Name: "quota", Usage: "bound what a user's buckets hold", Subcommands: []*cli.Command{{
+				Name: "set", Usage: "set the bound: bytes, or as 10GiB; 0 is none", ArgsUsage: "USER SIZE", Flags: where, Action: s3SetQuota,
+			}}},
 			changed("s3 grant", "open a top-level directory that S3 did not make, such as a mail domain, to a user: read, write or none", "DIRECTORY USER RIGHT"),
 		},
 	}
@@ -221,15 +225,34 @@ func s3NewKey(c *cli.Context, words string) error {
 	})
 }
 
+func s3SetQuota(c *cli.Context) error {
+	args, err := operands(c, "USER", "SIZE")
+	if err != nil {
+		return err
+	}
+	n, err := humanize.ParseBytes(args[1])
+	if err != nil {
+		return usageError("size %q: must be a number of bytes, or as 10GiB", args[1])
+	}
+	return s3Give(c, []string{"s3", "quota", "set", args[0], strconv.FormatUint(n, 10)}, nil, &mon.Changed{}, func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, "done")
+		return err
+	})
+}
+
 func s3ListUsers(c *cli.Context) error {
 	var users []mon.S3User
 	return s3Give(c, []string{"s3", "user", "ls"}, nil, &users, func(w io.Writer) error {
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(t, "USER\tNAME\tEMAIL\tSTATE\tKEYS\tGRANTS")
+		fmt.Fprintln(t, "USER\tNAME\tEMAIL\tSTATE\tQUOTA\tKEYS\tGRANTS")
 		for _, u := range users {
 			state := "active"
 			if u.Suspended {
 				state = "suspended"
+			}
+			quota := "none"
+			if u.Quota > 0 {
+				quota = humanize.IBytes(u.Quota)
 			}
 			var keys, grants []string
 			for k := range u.Keys {
@@ -238,7 +261,7 @@ func s3ListUsers(c *cli.Context) error {
 			for b, right := range u.Grants {
 				grants = append(grants, b+":"+right)
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", u.ID, u.Name, u.Email, state, strings.Join(keys, ","), strings.Join(grants, ","))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", u.ID, u.Name, u.Email, state, quota, strings.Join(keys, ","), strings.Join(grants, ","))
 		}
 		return t.Flush()
 	})
@@ -533,7 +556,7 @@ func (u *s3Users) look(ctx context.Context, found func() bool) error {
 	}
 	u.at, u.byID, u.byKey = time.Now(), map[string]*s3.User{}, map[string]s3Secret{}
 	for _, m := range list {
-		user := &s3.User{ID: m.ID, Name: m.Name, Email: m.Email, Uid: m.Uid, Gid: m.Gid, Suspended: m.Suspended, Grants: m.Grants}
+		user := &s3.User{ID: m.ID, Name: m.Name, Email: m.Email, Uid: m.Uid, Gid: m.Gid, Suspended: m.Suspended, Grants: m.Grants, Quota: m.Quota}
 		u.byID[m.ID] = user
 		for access, secret := range m.Keys {
 			u.byKey[access] = s3Secret{user, secret}

@@ -66,9 +66,10 @@ type Options struct {
 
 // Gateway is an http.Handler that speaks S3.
 type Gateway struct {
-	ns  Namespace
-	opt Options
-	log *slog.Logger
+	ns    Namespace
+	opt   Options
+	log   *slog.Logger
+	usage usage
 }
 
 // New makes a gateway to a namespace.
@@ -79,7 +80,7 @@ func New(ns Namespace, o Options) *Gateway {
 	if o.Region == "" {
 		o.Region = "us-east-1"
 	}
-	return &Gateway{ns, o, o.Log}
+	return &Gateway{ns: ns, opt: o, log: o.Log}
 }
 
 // request is one on its way.

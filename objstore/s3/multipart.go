@@ -149,6 +149,9 @@ func (q *request) uploadPart() error {
 	if err := body.finish(); err != nil {
 		return err
 	}
+	if err := q.checkQuota(p.off); err != nil {
+		return err
+	}
 	o, err := q.keepPart(u, p, number, algorithm)
 	if err != nil {
 		return err
@@ -225,6 +228,9 @@ func (q *request) copyPart(u *upload, number int) error {
 	defer f.Release()
 	p := &pending{ino: a.Ino, f: f, dgst: newDigest(u.Algorithm)}
 	if err := readFile(q.ctx, src, off, n, func(b []byte) error { return p.add(q.ctx, b) }); err != nil {
+		return err
+	}
+	if err := q.checkQuota(p.off); err != nil {
 		return err
 	}
 	o, err := q.keepPart(u, p, number, u.Algorithm)

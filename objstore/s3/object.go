@@ -284,11 +284,21 @@ func (q *request) write(key string, o *object, body *body, cond conditions) (*ve
 		return nil, err
 	}
 	defer p.f.Release()
+	if body.size > 0 { // refused before it is sent, if the client says how much it is
+		if err := q.checkQuota(uint64(body.size)); err != nil {
+			return nil, err
+		}
+	}
 	if err := p.fill(q.ctx, body, maxPut); err != nil {
 		return nil, err
 	}
 	if err := body.finish(); err != nil {
 		return nil, err
+	}
+	if body.size < 0 {
+		if err := q.checkQuota(p.off); err != nil {
+			return nil, err
+		}
 	}
 	o.ETag = p.dgst.etag()
 	if body.sum != nil {
@@ -1034,6 +1044,9 @@ func (q *request) copyFrom(v *version, o *object, algorithm string, cond conditi
 		return nil, err
 	}
 	defer f.Release()
+	if err := q.checkQuota(v.attr.Size); err != nil {
+		return nil, err
+	}
 	p, err := q.b.begin(q.ctx, q.key, algorithm)
 	if err != nil {
 		return nil, err

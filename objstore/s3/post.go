@@ -102,6 +102,9 @@ func (q *request) postObject() error {
 	if err := body.finish(); err != nil {
 		return err
 	}
+	if err := q.checkQuota(p.off); err != nil {
+		return err
+	}
 	o.ETag = p.dgst.etag()
 	if body.sum != nil {
 		o.Sum = &checksum{Algorithm: body.algorithm, Value: body.checksum()}

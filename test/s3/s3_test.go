@@ -51,7 +51,7 @@ func newSite(t *testing.T, args ...string) *site {
 	t.Helper()
 	s := &site{t: t, addr: freePort(t), dir: t.TempDir()}
 	s.node = harness.Start(t, harness.Options{Args: append([]string{"--s3", s.addr}, args...)})
-	s.access, s.secret = s.user("alice")
+	s.newKey("s3", "user", "create", "alice")
 	return s
 }
 
@@ -66,21 +66,21 @@ func (s *site) pillarbox(args ...string) string {
 	return string(out)
 }
 
-func (s *site) user(name string) (access, secret string) {
+// newKey goes over to a new access key.
+func (s *site) newKey(words ...string) {
 	s.t.Helper()
 	var k struct {
 		Access string `json:"access_key"`
 		Secret string `json:"secret_key"`
 	}
-	args := []string{"s3", "user", "create", "--format", "json", "--data", s.node.Data, name}
-	out, err := exec.Command(harness.Binary(s.t), args...).Output()
+	out, err := exec.Command(harness.Binary(s.t), append(words, "--format", "json", "--data", s.node.Data)...).Output()
 	if err == nil {
 		err = json.Unmarshal(out, &k)
 	}
 	if err != nil {
-		s.t.Fatalf("create user: %v", err)
+		s.t.Fatalf("pillarbox %v: %v", words, err)
 	}
-	return k.Access, k.Secret
+	s.access, s.secret = k.Access, k.Secret
 }
 
 // client runs an S3 client's program.
@@ -422,6 +422,34 @@ func TestVersions(t *testing.T) {
 	s.aws("s3api", "delete-object", "--bucket", "vers", "--key", "k", "--version-id", v1)
 	s.aws("s3api", "delete-object", "--bucket", "vers", "--key", "k", "--version-id", "null")
 	s.aws("s3api", "delete-bucket", "--bucket", "vers")
+}
+
+// TestQuota: a user's buckets hold no more than they may.
+func TestQuota(t *testing.T) {
+	s := newSite(t)
+	s.aws("s3", "mb", "s3://small")
+	s.pillarbox("s3", "quota", "set", "alice", "10MiB")
+	file := s.write("f", random(3<<20))
+	put := func(key string) error {
+		_, err := s.client("/usr/bin/aws", "--endpoint-url", s.url(), "s3api", "put-object", "--bucket", "small", "--key", key, "--body", file)
+		return err
+	}
+	if out := s.pillarbox("s3", "user", "ls"); !strings.Contains(out, "10 MiB") {
+		t.Error(out)
+	}
+	// A key that the gateway does not know makes it ask for the users again.
+	s.newKey("s3", "key", "create", "alice")
+	for i := range 3 {
+		if err := put(fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := put("more"); err == nil || !strings.Contains(err.Error(), "QuotaExceeded") {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(filepath.Join(s.node.Mount, "small/more")); !os.IsNotExist(err) {
+		t.Error(err)
+	}
 }
 
 // TestTogether: clients and programs on the mount write, replace, rename and
