@@ -228,6 +228,51 @@ func TestBothWays(t *testing.T) {
 	}
 }
 
+// TestS3FS: a filesystem over S3 sees the same tree as the mount.
+func TestS3FS(t *testing.T) {
+	s := newSite(t)
+	s.aws("s3", "mb", "s3://files")
+	point, pw := filepath.Join(s.dir, "s3fs"), s.write("pw", []byte(s.access+":"+s.secret))
+	if err := os.Mkdir(point, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("s3fs", "files", point, "-f", "-o", "passwd_file="+pw, "-o", "url="+s.url(), "-o", "use_path_request_style")
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		unix.Unmount(point, unix.MNT_DETACH)
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	s.eventually("s3fs answers", func() bool {
+		var st unix.Statfs_t
+		return unix.Statfs(point, &st) == nil && st.Type == 0x65735546
+	})
+	large := random(21 << 20)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Mkdir(filepath.Join(point, "dir"), 0o755))
+	must(os.WriteFile(filepath.Join(point, "dir/a"), []byte("hello"), 0o600))
+	must(os.WriteFile(filepath.Join(point, "dir/large"), large, 0o600))
+	must(os.Rename(filepath.Join(point, "dir/a"), filepath.Join(point, "dir/b")))
+	must(os.Chmod(filepath.Join(point, "dir/b"), 0o640))
+	on := filepath.Join(s.node.Mount, "files/dir")
+	s.same(filepath.Join(on, "b"), []byte("hello"))
+	s.same(filepath.Join(on, "large"), large)
+	must(os.WriteFile(filepath.Join(on, "back"), []byte("from the mount"), 0o600))
+	s.same(filepath.Join(point, "dir/back"), []byte("from the mount"))
+	must(os.RemoveAll(filepath.Join(point, "dir")))
+	if _, err := os.Stat(on); !os.IsNotExist(err) {
+		t.Error(err)
+	}
+}
+
 // TestMailDomain: a directory that S3 did not make is nobody's until the admin
 // opens it; mail in it is objects.
 func TestMailDomain(t *testing.T) {
