@@ -239,7 +239,7 @@ func (s *Server) Command(ctx context.Context, r *monv1.CommandRequest) (*monv1.C
 		return nil, fmt.Errorf("a command of %d words: %w", len(r.Words), objstore.Invalid)
 	}
 	if id, _ := ctx.Value(callerKey{}).(pki.Identity); id.Role != pki.Admin && !slices.Equal(r.Words, mon.S3KeysCommand) {
-		return nil, fmt.Errorf("%s may not give commands: %w", id, objstore.NotPermitted)
+		return nil, fmt.Errorf("%s may not call %s: %w", id, monv1.Mon_Command_FullMethodName, objstore.NotPermitted)
 	}
 	answer, err := s.mon.Command(ctx, r.Words, r.Options)
 	if err != nil {

@@ -132,7 +132,7 @@ func (q *request) createBucket() error {
 	if err != nil {
 		return fmt.Errorf("make bucket %s: %w", q.bucket, err)
 	}
-	b := &bucket{ns: q.g.ns, name: q.bucket, dir: a.Ino, rec: rec}
+	b := &bucket{ns: q.g.ns, name: q.bucket, dir: a.Ino, own: true, rec: rec, listings: &q.g.listings}
 	if err := b.save(q.ctx); err != nil {
 		return err
 	}

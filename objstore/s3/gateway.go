@@ -70,6 +70,8 @@ type Gateway struct {
 	opt   Options
 	log   *slog.Logger
 	usage usage
+
+	listings listings
 }
 
 // New makes a gateway to a namespace.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"pillarbox/objstore"
@@ -60,8 +61,68 @@ type named struct {
 	e    objstore.DirEntry
 }
 
+// listings remembers large directories in the order of keys, so that the pages of
+// a listing do not each read and sort them again. A directory is what it was as
+// long as its mtime is, which every change of a name moves.
+type listings struct {
+	mu    sync.Mutex // a leaf
+	dirs  map[objstore.Ino]listing
+	names int
+}
+
+type listing struct {
+	mtime int64
+	list  []named // without attributes, which change without the directory
+}
+
+const (
+	largeDir  = 1000    // entries from which on a directory is remembered
+	keepNames = 1 << 20 // how many are, in all
+)
+
+func (l *listings) get(dir objstore.Ino, mtime int64) ([]named, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d, ok := l.dirs[dir]
+	return d.list, ok && d.mtime == mtime
+}
+
+func (l *listings) put(dir objstore.Ino, mtime int64, list []named) {
+	if len(list) < largeDir || len(list) > keepNames {
+		return
+	}
+	bare := make([]named, len(list))
+	for i, n := range list {
+		n.e.Attr = nil
+		bare[i] = n
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.names+len(bare) > keepNames || l.dirs == nil {
+		l.dirs, l.names = map[objstore.Ino]listing{}, 0
+	}
+	l.names += len(bare) - len(l.dirs[dir].list)
+	l.dirs[dir] = listing{mtime, bare}
+}
+
 // entries reads a directory, in the order of keys.
 func (w *walker) entries(dir objstore.Ino) []named {
+	a, err := w.b.ns.GetAttr(w.ctx, dir)
+	if err != nil {
+		if !isGone(err) {
+			w.err = err
+		}
+		return nil
+	}
+	if list, ok := w.b.listings.get(dir, a.Mtime); ok {
+		return list
+	}
+	list := w.read(dir)
+	w.b.listings.put(dir, a.Mtime, list)
+	return list
+}
+
+func (w *walker) read(dir objstore.Ino) []named {
 	var list []named
 	err := readDir(w.ctx, w.b.ns, dir, true, func(e objstore.DirEntry) bool {
 		n := named{e.Name, e}
@@ -147,7 +208,7 @@ func (w *walker) odd(top string, dirs bool) iter.Seq[found] {
 }
 
 func (w *walker) walkOdd(dir objstore.Ino, path string, dirs bool, yield func(found) bool) bool {
-	list := w.entries(dir)
+	list := slices.Clone(w.entries(dir))
 	slices.SortFunc(list, func(a, b named) int { return strings.Compare(a.e.Name, b.e.Name) })
 	for _, n := range list {
 		name, more := strings.CutSuffix(n.e.Name, "+")

@@ -77,6 +77,8 @@ type bucket struct {
 	dir  objstore.Ino
 	own  bool // a volume of its own
 	rec  bucketRecord
+
+	listings *listings // the gateway's
 }
 
 func (b *bucket) versioned() bool { return b.rec.Versioning != "" }
@@ -94,7 +96,7 @@ func (g *Gateway) loadBucket(ctx context.Context, name string) (*bucket, error) 
 	if err != nil {
 		return nil, fmt.Errorf("look for bucket %s: %w", name, err)
 	}
-	b := &bucket{ns: g.ns, name: name, dir: a.Ino, own: a.Ino.IsVolumeRoot()}
+	b := &bucket{ns: g.ns, name: name, dir: a.Ino, own: a.Ino.IsVolumeRoot(), listings: &g.listings}
 	if _, err := readRecord(ctx, g.ns, a.Ino, bucketAttr, &b.rec); err != nil {
 		return nil, err
 	}
