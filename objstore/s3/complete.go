@@ -1,0 +1,200 @@
+package s3
+
+import (
+	"crypto/md5"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"pillarbox/objstore"
+)
+
+type completeXML struct {
+	XMLName xml.Name       `xml:"CompleteMultipartUpload"`
+	Parts   []completePart `xml:"Part"`
+}
+
+type completePart struct {
+	PartNumber        int
+	ETag              string
+	ChecksumCRC32     string
+	ChecksumCRC32C    string
+	ChecksumCRC64NVME string
+	ChecksumSHA1      string
+	ChecksumSHA256    string
+}
+
+func (p *completePart) sum() string {
+	return p.ChecksumCRC32 + p.ChecksumCRC32C + p.ChecksumCRC64NVME + p.ChecksumSHA1 + p.ChecksumSHA256
+}
+
+type completedXML struct {
+	XMLName  xml.Name `xml:"CompleteMultipartUploadResult"`
+	Xmlns    string   `xml:"xmlns,attr"`
+	Location string
+	Bucket   string
+	Key      string
+	ETag     string
+	partSums
+	ChecksumType string `xml:",omitempty"`
+}
+
+type partSums struct {
+	ChecksumCRC32     string `xml:",omitempty"`
+	ChecksumCRC32C    string `xml:",omitempty"`
+	ChecksumCRC64NVME string `xml:",omitempty"`
+	ChecksumSHA1      string `xml:",omitempty"`
+	ChecksumSHA256    string `xml:",omitempty"`
+}
+
+func (q *request) completeUpload() error {
+	if err := q.mayWrite("s3:PutObject", q.key, nil); err != nil {
+		return err
+	}
+	// A checksum is the object's here, not the body's.
+	sums := http.Header{}
+	for _, a := range algorithms {
+		sums[http.CanonicalHeaderKey(sumHeader(a))] = q.r.Header[http.CanonicalHeaderKey(sumHeader(a))]
+		q.r.Header.Del(sumHeader(a))
+	}
+	var doc completeXML
+	if err := q.parseXML(&doc); err != nil {
+		return err
+	}
+	id := q.query.Get("uploadId")
+	u, err := q.b.upload(q.ctx, q.key, id)
+	var e *Error
+	if errors.As(err, &e) && e.Code == "NoSuchUpload" {
+		// It may be done already, and the answer have been lost.
+		if v, verr := q.b.current(q.ctx, q.key); verr == nil && v != nil && v.Upload != "" && v.Upload == id {
+			return q.completed(v)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if len(doc.Parts) == 0 || len(doc.Parts) > maxParts {
+		return fail("MalformedXML")
+	}
+	cond, err := q.putConditions()
+	if err != nil {
+		return err
+	}
+	v, err := q.assemble(u, doc.Parts, sums.Get(sumHeader(u.Algorithm)), cond)
+	if err != nil {
+		return err
+	}
+	q.b.dropUpload(q.ctx, u)
+	return q.completed(v)
+}
+
+func (q *request) completed(v *version) error {
+	q.madeHeader(v)
+	if s := q.b.expiration(v); s != "" {
+		q.w.Header().Set("X-Amz-Expiration", s)
+	}
+	x := completedXML{Xmlns: xmlns, Location: "http://" + q.r.Host + "/" + q.b.name + "/" + q.key, Bucket: q.b.name, Key: q.key, ETag: `"` + v.ETag + `"`}
+	if v.Sum != nil {
+		var c copyXML
+		c.setSum(v.Sum)
+		x.partSums = partSums{c.ChecksumCRC32, c.ChecksumCRC32C, c.ChecksumCRC64NVME, c.ChecksumSHA1, c.ChecksumSHA256}
+		x.ChecksumType = v.Sum.kind()
+	}
+	return q.answerXML(http.StatusOK, &x)
+}
+
+// choose finds the parts that a completion names, and checks them.
+func (q *request) choose(u *upload, named []completePart) ([]storedPart, error) {
+	have, err := q.b.parts(q.ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	var chosen []storedPart
+	// Of several with one number the last is meant.
+	for i := len(named) - 2; i >= 0; i-- {
+		if named[i].PartNumber == named[i+1].PartNumber {
+			named = slices.Delete(named, i, i+1)
+		}
+	}
+	for i, n := range named {
+		if i > 0 && n.PartNumber <= named[i-1].PartNumber {
+			return nil, fail("InvalidPartOrder")
+		}
+		j, ok := slices.BinarySearchFunc(have, n.PartNumber, func(p storedPart, n int) int { return p.number - n })
+		if !ok || strings.Trim(n.ETag, `"`) != have[j].ETag {
+			return nil, fail("InvalidPart")
+		}
+		if s := n.sum(); s != "" && have[j].Sum != nil && s != have[j].Sum.Value {
+			return nil, fail("InvalidPart")
+		}
+		chosen = append(chosen, have[j])
+	}
+	for _, p := range chosen[:len(chosen)-1] {
+		if p.Size < minPart {
+			return nil, fail("EntityTooSmall")
+		}
+	}
+	return chosen, nil
+}
+
+// assemble makes the object of an upload's parts.
+func (q *request) assemble(u *upload, named []completePart, want string, cond conditions) (*version, error) {
+	parts, err := q.choose(u, named)
+	if err != nil {
+		return nil, err
+	}
+	algorithm := u.Algorithm
+	whole := ""
+	if !u.Composite {
+		whole = algorithm
+	}
+	p, err := q.b.begin(q.ctx, q.key, whole)
+	if err != nil {
+		return nil, err
+	}
+	defer p.f.Release()
+	o := u.Object
+	etags, sums := md5.New(), newHash(algorithm)
+	for _, s := range parts {
+		f, err := q.b.ns.Open(q.ctx, s.ino)
+		if err != nil {
+			return nil, noUpload(err)
+		}
+		err = readFile(q.ctx, f, 0, s.Size, func(b []byte) error { q.patience(); return p.add(q.ctx, b) })
+		f.Release()
+		if err != nil {
+			return nil, err
+		}
+		raw, err := hex.DecodeString(s.ETag)
+		if err != nil {
+			return nil, fmt.Errorf("ETag of part %d of upload %s: %w", s.number, u.id, objstore.Corrupt)
+		}
+		etags.Write(raw)
+		one := part{Number: s.number, Size: s.Size}
+		if s.Sum != nil {
+			one.Sum = s.Sum.Value
+			if raw, err := base64.StdEncoding.DecodeString(s.Sum.Value); err == nil && sums != nil {
+				sums.Write(raw)
+			}
+		}
+		o.Parts = append(o.Parts, one)
+	}
+	o.ETag = fmt.Sprintf("%x-%d", etags.Sum(nil), len(parts))
+	o.Upload = u.id
+	switch {
+	case algorithm == "":
+	case u.Composite:
+		o.Sum = &checksum{algorithm, fmt.Sprintf("%s-%d", base64.StdEncoding.EncodeToString(sums.Sum(nil)), len(parts)), true}
+	default:
+		o.Sum = &checksum{algorithm, p.dgst.checksum(), false}
+	}
+	if want != "" && o.Sum != nil && strings.Split(want, "-")[0] != strings.Split(o.Sum.Value, "-")[0] {
+		return nil, failWith("BadDigest", "The checksum of the object did not match.")
+	}
+	return q.commit(q.key, &o, p, cond)
+}
