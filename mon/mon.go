@@ -25,7 +25,7 @@ const (
 
 	// maxSession is what fits above objstore.SessionVersionBits in a chunk's
 	// version, whose top bit marks resident chunks.
-	maxSession = 1<<(63-objstore.SessionVersionBits) - 1
+	maxSession = 1<<(62-objstore.SessionVersionBits) - 1
 )
 
 // ErrClosed is the cause of failures after Close.

@@ -85,7 +85,8 @@ type SetAttr struct {
 // Write puts extents over whatever the file had there, and grows it to Size if
 // that is larger. Chunks no longer referenced are freed once the change is
 // durable. A Resident extent brings its body in Data and gets its chunk id in
-// the commit; a Pooled one names a chunk that PutChunk stored. Mtime (and
+// the commit; a Pooled one names a chunk that PutChunk stored; so does a Resident one whose
+// body is sealed, by a version of the session that no other chunk has. Mtime (and
 // ctime) become Mtime. Stale, Invalid, TooBig, NoSpace.
 type Write struct {
 	Ino     Ino

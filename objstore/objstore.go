@@ -44,6 +44,8 @@ const (
 	ChunkSize             = 4 << 20   // file bytes one chunk can cover; extents never cross a multiple of it
 	InlineMax             = 4 << 10   // bytes an extent may carry inside the inode record
 	ResidentMax           = 64 << 10  // bytes a body may have to travel in the metadata commit
+	SealRoom              = 4 << 10   // bytes that sealing may add to a body
+	StoredMax             = ChunkSize + SealRoom
 )
 
 // MakeIno joins a volume's id and a number local to it.
@@ -67,7 +69,8 @@ func (i Ino) String() string { return fmt.Sprintf("%d:%d", i.Volume(), i.Local()
 // ChunkID names an immutable chunk. Ino says whose it is, so that scrub can ask
 // the owner whether it is still wanted. Index is the file offset divided by
 // ChunkSize. Version makes every rewrite a new chunk; its upper bits are the
-// writing session's id, or ResidentVersion plus the volume's own counter.
+// writing session's id, or ResidentVersion plus the volume's own counter, and
+// SealedVersion.
 type ChunkID struct {
 	Ino     Ino
 	Index   uint32
@@ -81,11 +84,21 @@ const ResidentVersion uint64 = 1 << 63
 // SessionVersionBits is how many low bits of a version count chunks within a session.
 const SessionVersionBits = 36
 
+// SealedVersion is set in the version of chunks whose bytes are encrypted by
+// those who hold the keys (package seal): how many are stored does not follow
+// from the extents. Resident ones have versions of the writing session, too.
+const SealedVersion uint64 = 1 << 62
+
+// Sealed says whether the chunk's bytes are encrypted.
+func (c ChunkID) Sealed() bool { return c.Version&SealedVersion != 0 }
+
 // Resident says whether the chunk lives with its volume's replicas.
 func (c ChunkID) Resident() bool { return c.Version&ResidentVersion != 0 }
 
 // Session is the id of the session that wrote a data-pool chunk.
-func (c ChunkID) Session() uint64 { return (c.Version &^ ResidentVersion) >> SessionVersionBits }
+func (c ChunkID) Session() uint64 {
+	return (c.Version &^ (ResidentVersion | SealedVersion)) >> SessionVersionBits
+}
 
 func (c ChunkID) String() string { return fmt.Sprintf("%v/%d.%x", c.Ino, c.Index, c.Version) }
 
@@ -107,7 +120,7 @@ type Extent struct {
 	Kind     ExtentKind
 	Chunk    ChunkID // Resident, Pooled
 	ChunkOff uint32  // where in the chunk the extent's bytes begin
-	Data     []byte  // Inline bytes; the body of a Resident extent in a Write
+	Data     []byte  // Inline bytes; the body of a Resident extent in a Write, as it is to be stored
 }
 
 // End is the first file offset behind the extent.

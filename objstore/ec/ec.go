@@ -60,7 +60,7 @@ func ParseHeader(b []byte) (Header, error) {
 		K: int(b[5]), M: int(b[6]), Index: int(b[7]),
 		Length: int(binary.BigEndian.Uint32(b[8:])), Sum: binary.BigEndian.Uint32(b[12:]),
 	}
-	if h.K == 0 || h.Index >= h.K+h.M || h.Length > objstore.ChunkSize {
+	if h.K == 0 || h.Index >= h.K+h.M || h.Length > objstore.StoredMax {
 		return Header{}, fmt.Errorf("shard %d of %d+%d of a chunk of %d bytes: %w", h.Index, h.K, h.M, h.Length, objstore.Corrupt)
 	}
 	return h, nil
@@ -96,7 +96,7 @@ func (c *Code) ShardSize(n int) int { return (n + c.K - 1) / c.K }
 // Encode makes the payloads of a chunk, by shard index. They share no memory
 // with data.
 func (c *Code) Encode(data []byte) ([][]byte, error) {
-	if len(data) > objstore.ChunkSize {
+	if len(data) > objstore.StoredMax {
 		return nil, fmt.Errorf("a chunk of %d bytes: %w", len(data), objstore.TooBig)
 	}
 	payloads := c.blank(len(data))

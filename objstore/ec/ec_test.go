@@ -144,7 +144,7 @@ func FuzzParseHeader(f *testing.F) {
 	f.Add([]byte("PBEC"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := ParseHeader(b)
-		if err == nil && (h.K < 1 || h.Index >= h.K+h.M || h.Length > objstore.ChunkSize) {
+		if err == nil && (h.K < 1 || h.Index >= h.K+h.M || h.Length > objstore.StoredMax) {
 			t.Fatalf("%+v", h)
 		}
 	})

@@ -188,7 +188,7 @@ func (a *auditor) number(n uint64) { a.highest = max(a.highest, n) }
 
 func (a *auditor) numberChunks(ext []objstore.Extent) {
 	for i := range ext {
-		if ext[i].Kind == objstore.Resident {
+		if ext[i].Kind == objstore.Resident && !ext[i].Chunk.Sealed() {
 			a.number(ext[i].Chunk.Version &^ objstore.ResidentVersion)
 		}
 	}

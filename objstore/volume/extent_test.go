@@ -44,6 +44,38 @@ func TestWriteRefuses(t *testing.T) {
 	s.fails(objstore.Write{Ino: f, Size: 10, Extents: []objstore.Extent{pooled(f, 0, 10, 8)}}, objstore.Invalid)
 }
 
+// sealed is an extent of n bytes that are stored as others.
+func sealed(ino objstore.Ino, n uint32, version uint64, data string) objstore.Extent {
+	id := objstore.ChunkID{Ino: ino, Version: objstore.ResidentVersion | objstore.SealedVersion | version}
+	return objstore.Extent{Len: n, Kind: objstore.Resident, Chunk: id, Data: []byte(data)}
+}
+
+func TestSealedBodies(t *testing.T) {
+	s := newStore(t, 1)
+	f := s.file(objstore.VolumeRoot(1), "f")
+	one := sealed(f, 10, 1<<60, "longer than ten bytes")
+	s.must(objstore.Write{Ino: f, Size: 10, Extents: []objstore.Extent{one}})
+	got, err := Extents(&s.v, f, 0, 10)
+	if err != nil || len(got) != 1 || got[0].Chunk != one.Chunk || got[0].Len != 10 {
+		t.Fatalf("extents %+v, %v", got, err)
+	}
+	if b, err := s.v.Get(BodyKey(one.Chunk)); err != nil || string(b) != string(one.Data) {
+		t.Fatalf("stored %q, %v", b, err)
+	}
+	s.must(objstore.SetAttr{Ino: f, Set: objstore.SetSize, Size: 4}) // cuts the extent, not the body
+	s.check(1)
+	s.must(objstore.Write{Ino: f, Size: 10, Extents: []objstore.Extent{sealed(f, 9, 1<<60+1, "short")}})
+	if b, err := s.v.Get(BodyKey(one.Chunk)); err != nil || b != nil {
+		t.Fatalf("replaced body is still there: %q, %v", b, err)
+	}
+	s.check(1) // versions of a session are not of the volume's numbers
+	foreign, pooledID, none := sealed(f+1, 9, 7, "x"), sealed(f, 9, 7, "x"), sealed(f, 9, 7, "")
+	pooledID.Chunk.Version &^= objstore.ResidentVersion
+	for _, e := range []objstore.Extent{foreign, pooledID, none, sealed(f, objstore.ResidentMax+1, 7, "x")} {
+		s.fails(objstore.Write{Ino: f, Size: 1 << 20, Extents: []objstore.Extent{e}}, objstore.Invalid)
+	}
+}
+
 // plain is a file as bytes, at a few places of interest only.
 type plain struct {
 	bytes map[uint64][]byte

@@ -62,12 +62,20 @@ func validExtent(ino objstore.Ino, e *objstore.Extent) bool {
 	case objstore.Inline:
 		return int(e.Len) == len(e.Data) && e.Len <= objstore.InlineMax
 	case objstore.Resident:
+		if e.Chunk.Sealed() {
+			return ownChunk(ino, e) && e.Chunk.Resident() && e.ChunkOff == 0 && e.Len <= objstore.ResidentMax &&
+				len(e.Data) > 0 && len(e.Data) <= objstore.ResidentMax+objstore.SealRoom
+		}
 		return int(e.Len) == len(e.Data) && e.Len <= objstore.ResidentMax && e.ChunkOff == 0
 	case objstore.Pooled:
-		return e.Chunk.Ino == ino && !e.Chunk.Resident() && uint64(e.Chunk.Index) == e.Off/objstore.ChunkSize &&
-			uint64(e.ChunkOff)+uint64(e.Len) <= objstore.ChunkSize
+		return ownChunk(ino, e) && !e.Chunk.Resident() && uint64(e.ChunkOff)+uint64(e.Len) <= objstore.ChunkSize
 	}
 	return false
+}
+
+// ownChunk says whether the chunk's id fits the extent's place.
+func ownChunk(ino objstore.Ino, e *objstore.Extent) bool {
+	return e.Chunk.Ino == ino && uint64(e.Chunk.Index) == e.Off/objstore.ChunkSize
 }
 
 // writeRegion puts extents, all of one region, over what is there. Invalid when
@@ -77,10 +85,12 @@ func (t *tx) writeRegion(in *inode, region uint32, ext []objstore.Extent) error 
 	for i, e := range ext {
 		switch e.Kind {
 		case objstore.Resident:
-			e.Chunk = objstore.ChunkID{
-				Ino:     in.Ino,
-				Index:   uint32(e.Off / objstore.ChunkSize),
-				Version: objstore.ResidentVersion | t.number(),
+			if !e.Chunk.Sealed() { // a sealed body is bound to its id, so it came with one
+				e.Chunk = objstore.ChunkID{
+					Ino:     in.Ino,
+					Index:   uint32(e.Off / objstore.ChunkSize),
+					Version: objstore.ResidentVersion | t.number(),
+				}
 			}
 			t.put(appendChunkKey(t.grab(bodyKeyLen), kBody, e.Chunk), e.Data)
 			e.Data = nil

@@ -40,7 +40,7 @@ const (
 )
 
 // MaxChunk is the largest chunk, in bytes.
-const MaxChunk = objstore.ChunkSize
+const MaxChunk = objstore.StoredMax
 
 const (
 	align       = 4096

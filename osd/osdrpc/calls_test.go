@@ -91,9 +91,9 @@ func TestCalls(t *testing.T) {
 			term, osds, err := c.Members(ctx, pg)
 			return members{term, osds}, err
 		}, pg)
-		for _, n := range []int{0, 1, smallChunk, smallChunk + 1, objstore.ChunkSize} {
+		for _, n := range []int{0, 1, smallChunk, smallChunk + 1, objstore.StoredMax} {
 			data := filler{r}.bytes(n)
-			off := uint32(objstore.ChunkSize - n)
+			off := uint32(objstore.StoredMax - n)
 			arrives := data
 			if n == 0 {
 				arrives = nil
@@ -384,8 +384,8 @@ func TestBadRequests(t *testing.T) {
 		"promise":              {second(c.Apply(ctx, 0, objstore.Request{}, objstore.Purge{}, 2)), objstore.Invalid},
 		"large change":         {second(c.Apply(ctx, 0, objstore.Request{}, objstore.SetXattr{Value: make([]byte, maxChange)}, 0)), objstore.Invalid},
 		"change over 16 MiB":   {second(c.Apply(ctx, 0, objstore.Request{}, objstore.SetXattr{Value: make([]byte, maxMessage)}, 0)), objstore.Invalid},
-		"end of a chunk":       {c.ReadChunk(ctx, 0, objstore.ChunkID{}, 1, make([]byte, objstore.ChunkSize)), objstore.Invalid},
-		"large chunk":          {c.PutChunk(ctx, objstore.ChunkID{}, make([]byte, objstore.ChunkSize+1)), objstore.Invalid},
+		"end of a chunk":       {c.ReadChunk(ctx, 0, objstore.ChunkID{}, 1, make([]byte, objstore.StoredMax)), objstore.Invalid},
+		"large chunk":          {c.PutChunk(ctx, objstore.ChunkID{}, make([]byte, objstore.StoredMax+1)), objstore.Invalid},
 		"many chunks":          {second(c.HasChunks(ctx, many)), objstore.Invalid},
 		"many chunks to drop":  {c.DropChunks(ctx, many), objstore.Invalid},
 		"many chunks to doubt": {second(c.WantedChunks(ctx, 0, many)), objstore.Invalid},

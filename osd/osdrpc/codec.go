@@ -36,7 +36,7 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	var data mem.Buffer
 	switch m := v.(type) {
 	case *osdv1.PutChunkRequest:
-		if len(m.Data) > objstore.ChunkSize {
+		if len(m.Data) > objstore.StoredMax {
 			return c.CodecV2.Marshal(v)
 		}
 		var err error
@@ -95,7 +95,7 @@ func splitChunk(b mem.BufferSlice) (fields []byte, n int, ok bool) {
 		if num == dataField {
 			size, varint := protowire.ConsumeVarint(head[at+tag:])
 			start := at + tag + varint
-			ok = typ == protowire.BytesType && varint > 0 && size <= objstore.ChunkSize && start+int(size) == b.Len()
+			ok = typ == protowire.BytesType && varint > 0 && size <= objstore.StoredMax && start+int(size) == b.Len()
 			return head[:at], int(size), ok
 		}
 		value := protowire.ConsumeFieldValue(num, typ, head[at+tag:])
@@ -128,12 +128,12 @@ var chunkBufs bufPool
 
 const (
 	pageSize = 4096
-	largeBuf = 64 << 10 // from this size on buffers are kept, all of ChunkSize
+	largeBuf = 64 << 10 // from this size on buffers are kept, all of StoredMax
 )
 
 type bufPool struct{ large sync.Pool }
 
-// Get returns a buffer of n bytes, up to ChunkSize.
+// Get returns a buffer of n bytes, up to StoredMax.
 func (p *bufPool) Get(n int) *[]byte {
 	if n < largeBuf {
 		b := make([]byte, n)
@@ -141,9 +141,9 @@ func (p *bufPool) Get(n int) *[]byte {
 	}
 	b, _ := p.large.Get().(*[]byte)
 	if b == nil {
-		whole := make([]byte, objstore.ChunkSize+pageSize)
+		whole := make([]byte, objstore.StoredMax+pageSize)
 		skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(whole)))) & (pageSize - 1)
-		whole = whole[skip : skip+objstore.ChunkSize : skip+objstore.ChunkSize]
+		whole = whole[skip : skip+objstore.StoredMax : skip+objstore.StoredMax]
 		b = &whole
 	}
 	*b = (*b)[:n]
@@ -152,7 +152,7 @@ func (p *bufPool) Get(n int) *[]byte {
 
 // Put takes a buffer back; nobody may use it any more.
 func (p *bufPool) Put(b *[]byte) {
-	if cap(*b) == objstore.ChunkSize {
+	if cap(*b) == objstore.StoredMax {
 		p.large.Put(b)
 	}
 }

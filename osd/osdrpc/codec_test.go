@@ -30,7 +30,7 @@ func pieces(b []byte, size int) mem.BufferSlice {
 func TestCodecIsProtobuf(t *testing.T) {
 	own, theirs := newCodec(), encoding.GetCodecV2(proto.Name)
 	f := filler{seeded(t)}
-	for _, n := range []int{0, 1, 100, largeBuf - 1, largeBuf, objstore.ChunkSize, objstore.ChunkSize + 1} {
+	for _, n := range []int{0, 1, 100, largeBuf - 1, largeBuf, objstore.StoredMax, objstore.StoredMax + 1} {
 		data := f.bytes(n)
 		for name, m := range map[string]pb.Message{
 			"PutChunkRequest":            &osdv1.PutChunkRequest{Id: chunkToWire(random[objstore.ChunkID](f.Rand)), Data: data},

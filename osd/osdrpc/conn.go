@@ -263,7 +263,7 @@ func (c *Conn) Sync(ctx context.Context, pg uint32) error {
 
 // ReadChunk implements client.OSD.
 func (c *Conn) ReadChunk(ctx context.Context, pg uint32, id objstore.ChunkID, off uint32, p []byte) error {
-	if uint64(off)+uint64(len(p)) > objstore.ChunkSize {
+	if uint64(off)+uint64(len(p)) > objstore.StoredMax {
 		return fmt.Errorf("read %d bytes at %d of chunk %v: %w", len(p), off, id, objstore.Invalid)
 	}
 	m := &osdv1.ReadChunkResponse{Data: p[:0:len(p)]} // where the codec puts the bytes
@@ -282,7 +282,7 @@ func (c *Conn) ReadChunk(ctx context.Context, pg uint32, id objstore.ChunkID, of
 
 // PutChunk implements client.OSD and osd.Peer.
 func (c *Conn) PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) error {
-	if len(data) > objstore.ChunkSize {
+	if len(data) > objstore.StoredMax {
 		return fmt.Errorf("store chunk %v of %d bytes: %w", id, len(data), objstore.Invalid)
 	}
 	_, err := osdv1.NewOSDClient(c.linkFor(len(data))).PutChunk(ctx, &osdv1.PutChunkRequest{Id: chunkToWire(id), Data: data})
@@ -317,7 +317,7 @@ func (c *Conn) FetchChunk(ctx context.Context, id objstore.ChunkID) ([]byte, err
 	if err != nil {
 		return nil, c.fail(ctx, err)
 	}
-	if len(m.GetData()) > objstore.ChunkSize {
+	if len(m.GetData()) > objstore.StoredMax {
 		return nil, c.bad("chunk %v of %d bytes", id, len(m.GetData()))
 	}
 	return m.GetData(), nil

@@ -115,9 +115,9 @@ func (d *decoder) chunks(in []*osdv1.ChunkID, limit int) []objstore.ChunkID {
 	return out
 }
 
-// span checks that bytes lie within a chunk.
+// span checks that bytes lie within a chunk as it is stored.
 func (d *decoder) span(off, n uint32) {
-	if uint64(off)+uint64(n) > objstore.ChunkSize {
+	if uint64(off)+uint64(n) > objstore.StoredMax {
 		d.fail(objstore.Invalid, "%d bytes at %d of a chunk", n, off)
 	}
 }
@@ -157,13 +157,15 @@ func (d *decoder) extent(m *osdv1.Extent) objstore.Extent {
 	if e.Len == 0 || e.Len > objstore.ChunkSize || e.Off/objstore.ChunkSize != (e.End()-1)/objstore.ChunkSize {
 		d.fail(objstore.Invalid, "extent of %d bytes at %d", e.Len, e.Off)
 	}
-	d.span(e.ChunkOff, e.Len)
+	if uint64(e.ChunkOff)+uint64(e.Len) > objstore.ChunkSize {
+		d.fail(objstore.Invalid, "extent of %d bytes at %d of a chunk", e.Len, e.ChunkOff)
+	}
 	limit := 0
 	switch e.Kind {
 	case objstore.Inline:
 		limit = objstore.InlineMax
 	case objstore.Resident:
-		limit = objstore.ResidentMax
+		limit = objstore.ResidentMax + objstore.SealRoom
 	}
 	e.Data = d.bytes("data of an extent", m.GetData(), limit, objstore.Invalid)
 	return e

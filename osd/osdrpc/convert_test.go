@@ -172,7 +172,7 @@ func TestLimits(t *testing.T) {
 		{extent(objstore.Extent{Len: 1, Kind: objstore.Pooled, Data: []byte("x")}), objstore.Invalid},
 		{extent(objstore.Extent{Len: 1, Kind: objstore.Hole, Data: []byte("x")}), objstore.Invalid},
 		{extent(objstore.Extent{Len: 1, Kind: objstore.Inline, Data: make([]byte, objstore.InlineMax+1)}), objstore.Invalid},
-		{extent(objstore.Extent{Len: 1, Kind: objstore.Resident, Data: make([]byte, objstore.ResidentMax+1)}), objstore.Invalid},
+		{extent(objstore.Extent{Len: 1, Kind: objstore.Resident, Data: make([]byte, objstore.ResidentMax+objstore.SealRoom+1)}), objstore.Invalid},
 	} {
 		m, err := changeToWire(c.change)
 		if err != nil {
@@ -259,7 +259,7 @@ func FuzzChange(f *testing.F) {
 		}
 		if w, ok := c.(objstore.Write); ok {
 			for _, e := range w.Extents {
-				if e.Len == 0 || e.Len > objstore.ChunkSize || e.Kind > objstore.Pooled || len(e.Data) > objstore.ResidentMax {
+				if e.Len == 0 || e.Len > objstore.ChunkSize || e.Kind > objstore.Pooled || len(e.Data) > objstore.ResidentMax+objstore.SealRoom {
 					t.Fatalf("extent %+v", e)
 				}
 			}

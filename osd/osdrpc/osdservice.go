@@ -157,7 +157,7 @@ func (o *osdService) ReadChunk(ctx context.Context, m *osdv1.ReadChunkRequest) (
 func (o *osdService) PutChunk(ctx context.Context, m *osdv1.PutChunkRequest) (*osdv1.Done, error) {
 	var d decoder
 	id := d.chunk(m.GetId())
-	data := d.bytes("chunk", m.GetData(), objstore.ChunkSize, objstore.Invalid)
+	data := d.bytes("chunk", m.GetData(), objstore.StoredMax, objstore.Invalid)
 	if d.err != nil {
 		return nil, d.err
 	}

@@ -39,7 +39,7 @@ func (p *peerService) FetchChunk(ctx context.Context, m *osdv1.ChunkID) (*osdv1.
 	if err != nil {
 		return nil, err
 	}
-	if len(b) > objstore.ChunkSize {
+	if len(b) > objstore.StoredMax {
 		return nil, fmt.Errorf("chunk of %d bytes: %w", len(b), objstore.Corrupt)
 	}
 	return &osdv1.FetchChunkResponse{Data: b}, nil
