@@ -109,7 +109,7 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 	if err != nil {
 		return nil, fmt.Errorf("name of this host: %w", err)
 	}
-	if s.client, err = client.New(ctx, s.cmap, session, conns, client.Options{Log: log, Host: host}); err != nil {
+	if s.client, err = client.New(ctx, s.cmap, session, conns, client.Options{Log: log, Host: host, Timeout: opt.timeout}); err != nil {
 		return nil, err
 	}
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -69,6 +69,9 @@ func (o *upOptions) args() []string {
 			list = append(list, f.name)
 		}
 	}
+	if o.timeout != 0 {
+		list = append(list, "timeout="+o.timeout.String())
+	}
 	if len(list) > 0 {
 		args = append(args, "-o", strings.Join(list, ","))
 	}

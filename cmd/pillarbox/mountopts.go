@@ -3,6 +3,7 @@ package main
 import (
 	"strconv"
 	"strings"
+	"time"
 )
 
 // parseMountOptions reads what follows -o: options of this program, and those
@@ -33,6 +34,12 @@ func (o *upOptions) parseMountOption(name, value string) error {
 		o.volumeDepth = n
 	case "dirsync", "sync":
 		o.dirSync = true
+	case "timeout":
+		d, err := time.ParseDuration(value)
+		if err != nil || d < time.Second {
+			return usageError("mount option %s=%s: must be a time of 1s or more, as 30s", name, value)
+		}
+		o.timeout = d
 	case "nonempty":
 		o.nonempty = true
 	case "debug":

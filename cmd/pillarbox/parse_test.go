@@ -4,6 +4,7 @@ import (
 	"io"
 	"slices"
 	"testing"
+	"time"
 )
 
 func TestParseMountinfo(t *testing.T) {
@@ -44,13 +45,13 @@ func TestArrange(t *testing.T) {
 
 func TestMountOptions(t *testing.T) {
 	var o upOptions
-	if err := o.parseMountOptions("rw,dirsync,_netdev,x-systemd.automount,noexec,suid,nosuid,volume_depth=3,data=pillarbox:/srv"); err != nil {
+	if err := o.parseMountOptions("rw,dirsync,_netdev,x-systemd.automount,noexec,suid,nosuid,volume_depth=3,timeout=10s,data=pillarbox:/srv"); err != nil {
 		t.Fatal(err)
 	}
-	if !o.dirSync || !o.noExec || o.suid || o.volumeDepth != 3 || o.data != "/srv" {
+	if !o.dirSync || !o.noExec || o.suid || o.volumeDepth != 3 || o.data != "/srv" || o.timeout != 10*time.Second {
 		t.Errorf("%+v", o)
 	}
-	for _, bad := range []string{"ro", "nope=1", "volume_depth=x", "volume_depth=0"} {
+	for _, bad := range []string{"ro", "nope=1", "volume_depth=x", "volume_depth=0", "timeout=10", "timeout=1ms"} {
 		if err := o.parseMountOptions(bad); exitCode(err) != exitUsage {
 			t.Errorf("%s: %v", bad, err)
 		}

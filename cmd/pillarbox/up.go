@@ -27,6 +27,7 @@ type upOptions struct {
 
 	volumeDepth       int // 0: not said
 	dirSync, nonempty bool
+	timeout           time.Duration // of an operation of a cluster; 0: the client's default
 	suid, dev, noExec bool
 	debug             bool
 	logFormat         string

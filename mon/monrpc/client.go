@@ -13,10 +13,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 
 	"pillarbox/mon"
 	"pillarbox/mon/monrpc/monv1"
@@ -122,12 +120,11 @@ func (c *Client) call(ctx context.Context, what string, fn func(context.Context,
 			if err == nil {
 				return nil
 			}
-			there := status.Code(err) != codes.Unavailable
 			var answered bool
 			if err, answered = fromWire(err); answered {
 				return err
 			}
-			if there {
+			if errors.As(err, new(*answer)) {
 				told = err
 			}
 		}
@@ -140,7 +137,7 @@ func (c *Client) call(ctx context.Context, what string, fn func(context.Context,
 			pause(ctx, 200*time.Millisecond)
 		}
 	}
-	if told != nil { // by one that is there
+	if told != nil { // says more than that another is not there
 		last = told
 	}
 	return fmt.Errorf("%s: no monitor answers: %w", what, last)

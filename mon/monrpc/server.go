@@ -255,11 +255,11 @@ func toWire(err error) error {
 		return nil
 	}
 	var kind objstore.Kind
-	switch {
-	case errors.As(err, &kind):
+	if errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &kind) {
+		err = fmt.Errorf("this monitor has no quorum (too few monitors are up), or is too slow: %w: %w", objstore.Unavailable, err)
+	}
+	if errors.As(err, &kind) {
 		return status.Error(codes.FailedPrecondition, hex.EncodeToString([]byte{byte(kind)})+" "+strings.ToValidUTF8(err.Error(), "?"))
-	case errors.Is(err, context.DeadlineExceeded):
-		return status.Error(codes.DeadlineExceeded, "this monitor has no quorum (too few monitors are up), or is too slow: "+strings.ToValidUTF8(err.Error(), "?"))
 	}
 	if _, ok := status.FromError(err); ok {
 		return err

@@ -48,7 +48,8 @@ type cluster struct {
 	admin string
 	all   []*daemon
 
-	metrics string // where mon.a serves them
+	metrics string   // where mon.a serves them
+	net     *network // each daemon has its host in; nil: all are on this one
 }
 
 // bareCluster has no daemon yet.
@@ -63,14 +64,56 @@ func bareCluster(t *testing.T) *cluster {
 func newCluster(t *testing.T, osds int) *cluster {
 	t.Helper()
 	c := bareCluster(t)
-	c.run("init", "--data", c.path("mon.a"), "--addr", freePort(t), "--peer-addr", freePort(t), "--conf", c.admin)
-	c.metrics = freePort(t)
+	c.found(osds)
+	return c
+}
+
+// found makes the first monitor and some OSDs.
+func (c *cluster) found(osds int) {
+	c.t.Helper()
+	if _, err := c.tryOn("mon.a", "init", "--data", c.path("mon.a"), "--addr", c.addr("mon.a"), "--peer-addr", c.addr("mon.a"), "--conf", c.admin); err != nil {
+		c.t.Fatal(err)
+	}
+	c.metrics = freePort(c.t) // served to its own host only
 	c.start("mon.a", "mon", "--data", c.path("mon.a"), "--metrics", c.metrics)
 	c.eventually("the monitor answers", func() bool { _, err := c.try("status", "--conf", c.admin); return err == nil })
 	for i := range osds {
 		c.addOSD(i)
 	}
-	return c
+}
+
+// addMon joins a further monitor.
+func (c *cluster) addMon(name string) *daemon {
+	c.t.Helper()
+	token := c.run("token", "create", "mon", name, "--conf", c.admin)
+	d := c.start(name, "mon", "--data", c.path(name), "--addr", c.addr(name), "--peer-addr", c.addr(name), "--token", token)
+	c.eventually(name+" is in the quorum", func() bool {
+		for _, mon := range c.status().Mons {
+			if mon.Name == name {
+				return true
+			}
+		}
+		return false
+	})
+	return d
+}
+
+// addr is an address for a daemon to listen on.
+func (c *cluster) addr(daemon string) string {
+	c.t.Helper()
+	if c.net != nil {
+		return c.net.addr(daemon)
+	}
+	return freePort(c.t)
+}
+
+// command makes a command that runs on a host, which this machine is without a network.
+func (c *cluster) command(host string, args ...string) *exec.Cmd {
+	c.t.Helper()
+	if c.net != nil {
+		return c.net.command(host, append([]string{c.bin}, args...)...)
+	}
+	return exec.Command(c.bin, args...)
 }
 
 func (c *cluster) path(name string) string { return filepath.Join(c.dir, name) }
@@ -85,8 +128,11 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func (c *cluster) try(args ...string) (string, error) {
-	cmd := exec.Command(c.bin, args...)
+func (c *cluster) try(args ...string) (string, error) { return c.tryOn("admin", args...) }
+
+func (c *cluster) tryOn(host string, args ...string) (string, error) {
+	c.t.Helper()
+	cmd := c.command(host, args...)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
@@ -121,7 +167,7 @@ func (c *cluster) restart(d *daemon) {
 		c.t.Fatal(err)
 	}
 	d.log, d.done = log, make(chan struct{})
-	d.cmd = exec.Command(c.bin, d.args...)
+	d.cmd = c.command(d.name, d.args...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
@@ -191,7 +237,7 @@ func (c *cluster) addOSD(i int) *daemon {
 	c.t.Helper()
 	token := c.run("token", "create", "osd", "--conf", c.admin)
 	name := fmt.Sprint("osd.", i)
-	d := c.start(name, "osd", "--data", c.path(name), "--addr", freePort(c.t), "--host", fmt.Sprint("host", i), "--weight", "1", "--token", token)
+	d := c.start(name, "osd", "--data", c.path(name), "--addr", c.addr(name), "--host", fmt.Sprint("host", i), "--weight", "1", "--token", token)
 	c.eventually(name+" is up", func() bool {
 		st := c.status()
 		return len(st.OSDs) > i && st.OSDs[i].Up
@@ -199,8 +245,8 @@ func (c *cluster) addOSD(i int) *daemon {
 	return d
 }
 
-// mount joins a client, unless it has joined, and mounts.
-func (c *cluster) mount(name string) (point string, d *daemon) {
+// mount joins a client, unless it has joined, and mounts with some options.
+func (c *cluster) mount(name string, options ...string) (point string, d *daemon) {
 	c.t.Helper()
 	conf, point := c.path("client."+name), c.path("mnt."+name)
 	if _, err := os.Stat(conf); errors.Is(err, fs.ErrNotExist) {
@@ -209,7 +255,7 @@ func (c *cluster) mount(name string) (point string, d *daemon) {
 			c.t.Fatal(err)
 		}
 	}
-	d = c.start("mount."+name, "up", "--conf", conf, point)
+	d = c.start("mount."+name, "up", "--conf", conf, "-o", strings.Join(options, ","), point)
 	c.eventually("the mount answers", func() bool { return mounted(point) })
 	return point, d
 }
@@ -441,18 +487,8 @@ func TestMonitors(t *testing.T) {
 	c.restart(a)
 	c.healthy(3)
 	var others []*daemon
-	for _, n := range []string{"b", "c"} {
-		name := "mon." + n
-		token := c.run("token", "create", "mon", name, "--conf", c.admin)
-		others = append(others, c.start(name, "mon", "--data", c.path(name), "--addr", freePort(t), "--peer-addr", freePort(t), "--token", token))
-		c.eventually(name+" is in the quorum", func() bool {
-			for _, mon := range c.status().Mons {
-				if mon.Name == name {
-					return true
-				}
-			}
-			return false
-		})
+	for _, name := range []string{"mon.b", "mon.c"} {
+		others = append(others, c.addMon(name))
 	}
 	c.kill(a)
 	c.eventually("two of three serve", func() bool { _, err := c.try("set", "noout", "--conf", c.admin); return err == nil })
