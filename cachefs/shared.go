@@ -273,12 +273,18 @@ func (f *file) refreshLocked(ctx context.Context) error {
 		f.stale.Store(true)
 		return err
 	}
+	f.learn(&a)
+	return nil
+}
+
+// learn takes over the committed state after a change past the dirty ranges.
+// Under commitMu.
+func (f *file) learn(a *objstore.Attr) {
 	f.layouts = nil
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.loaded, f.csize, f.size, f.seen = true, a.Size, max(a.Size, f.dirtyEnd()), a.Mtime
 	f.invalidate()
-	return nil
 }
 
 // dirtyEnd is where what is not committed ends. Under mu.

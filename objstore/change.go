@@ -95,6 +95,23 @@ type Write struct {
 	Mtime   int64
 }
 
+// MaxShare bounds the bytes of one Share.
+const MaxShare = 1 << 30
+
+// Share lays Len bytes of a file, from SrcOff on, over another of the same volume
+// at Off, holes included, and grows that to Off+Len if it is shorter. No body is
+// copied: both files name the same chunks from then on, and a chunk goes with the
+// last that names it. Mtime (and ctime) become Mtime. Stale, CrossVolume, TooBig,
+// Invalid (no files, the same file, bytes behind Src's end, more than MaxShare).
+type Share struct {
+	Ino    Ino
+	Off    uint64
+	Src    Ino
+	SrcOff uint64
+	Len    uint64
+	Mtime  int64
+}
+
 // SetXattr sets an extended attribute. With CreateOnly it must be new (Exist),
 // with ReplaceOnly it must be there (NoAttr). TooBig.
 type SetXattr struct {
@@ -171,6 +188,7 @@ func (c Remove) Volume() VolumeID      { return c.Parent.Volume() }
 func (c Rename) Volume() VolumeID      { return c.OldParent.Volume() }
 func (c SetAttr) Volume() VolumeID     { return c.Ino.Volume() }
 func (c Write) Volume() VolumeID       { return c.Ino.Volume() }
+func (c Share) Volume() VolumeID       { return c.Ino.Volume() }
 func (c SetXattr) Volume() VolumeID    { return c.Ino.Volume() }
 func (c RemoveXattr) Volume() VolumeID { return c.Ino.Volume() }
 func (c Purge) Volume() VolumeID       { return c.Vol }

@@ -112,6 +112,8 @@ func EventsOf(c Change, r Result) []Event {
 		return list
 	case Write:
 		return []Event{{Kind: Modified, Ino: c.Ino, Type: kind}}
+	case Share:
+		return []Event{{Kind: Modified, Ino: c.Ino, Type: kind}}
 	case SetAttr:
 		if c.Set&SetSize != 0 {
 			return []Event{{Kind: Modified, Ino: c.Ino, Type: kind}}

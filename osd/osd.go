@@ -678,7 +678,7 @@ func (o *OSD) Groups() int { return len(o.groups) }
 // grows says whether a change needs room on the disk that is not given back.
 func grows(c objstore.Change) bool {
 	switch c := c.(type) {
-	case objstore.Create, objstore.Link, objstore.SetXattr, objstore.ReserveVolume, objstore.AttachVolume:
+	case objstore.Create, objstore.Link, objstore.Share, objstore.SetXattr, objstore.ReserveVolume, objstore.AttachVolume:
 		return true // not InitVolume: every start does that to the root, a full store's, too
 	case objstore.Write:
 		for _, e := range c.Extents {

@@ -493,3 +493,83 @@ func BenchmarkLink(b *testing.B) {
 		})
 	}
 }
+
+// TestSharedChunks copies files by sharing, removes the ones copied from, and
+// looks at the copies after flushes and deaths: their chunks stay with the last
+// that names them, and then go.
+func TestSharedChunks(t *testing.T) {
+	dir := t.TempDir()
+	o := open(t, dir)
+	root := initVolume(t, o, 3)
+	pg := o.opt.Map.Group(3)
+	var want [][]byte
+	for i := range 12 {
+		body := bytes.Repeat(message(i), 30)
+		ino := deliver(t, o, root, fmt.Sprintf("from-%d", i), body[:min(len(body), objstore.ResidentMax)])
+		chunk := objstore.ChunkID{Ino: ino, Version: uint64(i + 1)}
+		if i%2 == 0 { // a chunk of the pool instead
+			if err := o.PutChunk(t.Context(), chunk, body); err != nil {
+				t.Fatal(err)
+			}
+			apply(t, o, objstore.Write{Ino: ino, Size: uint64(len(body)), Extents: []objstore.Extent{
+				{Len: uint32(len(body)), Kind: objstore.Pooled, Chunk: chunk},
+			}}, objstore.Committed)
+		}
+		body, err := readBody(o, ino)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := apply(t, o, objstore.Create{Parent: root, Name: fmt.Sprint(i), Mode: objstore.ModeRegular | 0o600}, objstore.Ordered).Attr
+		apply(t, o, objstore.Share{Ino: a.Ino, Src: ino, Len: uint64(len(body))}, objstore.Ordered)
+		apply(t, o, objstore.Share{Ino: a.Ino, Src: ino, Off: uint64(len(body)), Len: uint64(len(body))}, objstore.Committed)
+		want = append(want, append(body, body...))
+		if i%3 == 0 {
+			if err := o.flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		apply(t, o, objstore.Remove{Parent: root, Name: fmt.Sprintf("from-%d", i)}, objstore.Ordered)
+		apply(t, o, objstore.Purge{Vol: 3, Inos: []objstore.Ino{ino}}, objstore.Committed)
+	}
+	check := func() (inos []objstore.Ino) {
+		t.Helper()
+		list, err := o.ReadDir(t.Context(), pg, root, 0, 1000, false)
+		if err != nil || len(list) != len(want) {
+			t.Fatalf("%d entries: %v", len(list), err)
+		}
+		for i, e := range list {
+			if got, err := readBody(o, e.Ino); err != nil || !bytes.Equal(got, want[i]) {
+				t.Fatalf("copy %d: %d bytes, %v", i, len(got), err)
+			}
+			inos = append(inos, e.Ino)
+		}
+		checkClean(t, o)
+		return inos
+	}
+	check()
+	crash(t, o)
+	o = open(t, dir)
+	check()
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o = open(t, dir)
+	inos := check()
+	for i := range inos {
+		apply(t, o, objstore.Remove{Parent: root, Name: fmt.Sprint(i)}, objstore.Ordered)
+	}
+	apply(t, o, objstore.Purge{Vol: 3, Inos: inos}, objstore.Committed)
+	for deadline := time.Now().Add(time.Minute); ; {
+		left := 0
+		if err := errors.Join(o.pooledChunks(func(objstore.ChunkID) { left++ }), o.flush(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		if left == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d chunks left", left)
+		}
+	}
+	checkClean(t, o)
+}

@@ -277,7 +277,7 @@ func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore
 			c.setName(q.of, ch.NewParent, objstore.DirEntry{Name: ch.NewName, Ino: r.Attr.Ino, Type: r.Attr.Mode & objstore.ModeType})
 			c.setAttr(q.of, r.Attr)
 		}
-	case objstore.Write, objstore.SetAttr:
+	case objstore.Write, objstore.Share, objstore.SetAttr:
 		c.setAttr(q.of, r.Attr)
 	}
 	c.bound()

@@ -21,7 +21,11 @@ func Apply(v View, c objstore.Change, now int64) (Delta, objstore.Result, error)
 	if t == nil {
 		return nil, res, nil
 	}
-	return t.finish(), res, nil
+	d, err := t.finish()
+	if err != nil {
+		return nil, objstore.Result{}, describe(c, err)
+	}
+	return d, res, nil
 }
 
 // apply returns a nil tx when there is nothing to write.
@@ -55,6 +59,8 @@ func apply(v View, c objstore.Change, now int64) (*tx, objstore.Result, error) {
 		res, err = t.setAttr(c)
 	case objstore.Write:
 		res, err = t.write(c)
+	case objstore.Share:
+		res, err = t.share(c)
 	case objstore.SetXattr:
 		res, err = t.setXattr(c)
 	case objstore.RemoveXattr:
@@ -90,6 +96,8 @@ func describe(c objstore.Change, err error) error {
 		return fmt.Errorf("set attributes of %v: %w", c.Ino, err)
 	case objstore.Write:
 		return fmt.Errorf("write %v: %w", c.Ino, err)
+	case objstore.Share:
+		return fmt.Errorf("share %d bytes at %d of %v with %v at %d: %w", c.Len, c.SrcOff, c.Src, c.Ino, c.Off, err)
 	case objstore.SetXattr:
 		return fmt.Errorf("set attribute %q of %v: %w", c.Name, c.Ino, err)
 	case objstore.RemoveXattr:

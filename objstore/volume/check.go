@@ -32,6 +32,7 @@ const (
 	ProblemExtents     = "extents"     // extents behind the end, or a wrong block count
 	ProblemXattr       = "xattr"       // attributes and the inode's mark of them differ
 	ProblemStray       = "stray"       // a record whose inode is missing
+	ProblemShared      = "shared"      // a wrong count of those who name a chunk
 	ProblemFreed       = "freed"       // a chunk in use is noted for removal
 	ProblemRoot        = "root"        // the root directory is missing
 	ProblemCounter     = "counter"     // the volume's counters are wrong
@@ -62,9 +63,10 @@ func Check(v View, vol objstore.VolumeID, report func(Problem)) error {
 
 // inodeInfo is what the auditor remembers of every inode.
 type inodeInfo struct {
-	nlink uint32
-	names uint32
-	typ   uint8 // Mode >> 12; 0 if the record cannot be read
+	nlink  uint32
+	names  uint32
+	typ    uint8 // Mode >> 12; 0 if the record cannot be read
+	shared bool
 }
 
 // dirInfo is what it remembers of every directory besides.
@@ -96,6 +98,9 @@ type auditor struct {
 	regions  map[objstore.Ino]regions
 	xattrs   map[objstore.Ino]struct{}
 	orphans  map[objstore.Ino]struct{}
+	borrowed map[objstore.ChunkID]uint64 // how many records name it that it does not belong to
+	borrows  map[objstore.Ino]struct{}   // whose records these are
+	counted  map[objstore.ChunkID]uint64 // as the counts of sharers have it
 	recookie []place
 
 	count, blocks, highest uint64
@@ -107,6 +112,7 @@ func newAuditor(v View, vol objstore.VolumeID, report func(Problem)) *auditor {
 		v: v, vol: vol, report: report,
 		inodes: map[objstore.Ino]inodeInfo{}, dirs: map[objstore.Ino]*dirInfo{}, regions: map[objstore.Ino]regions{},
 		xattrs: map[objstore.Ino]struct{}{}, orphans: map[objstore.Ino]struct{}{},
+		borrowed: map[objstore.ChunkID]uint64{}, borrows: map[objstore.Ino]struct{}{}, counted: map[objstore.ChunkID]uint64{},
 	}
 }
 
@@ -115,8 +121,8 @@ var errFull = errors.New("enough writes for one repair")
 
 func (a *auditor) run() error {
 	steps := []func() error{
-		a.readRegions, a.readXattrs, a.readOrphans, a.readInodes, a.strays,
-		a.readNames, a.readListing, a.links, a.loops, a.freedNotes, a.counters,
+		a.readSharers, a.readRegions, a.readXattrs, a.readOrphans, a.readInodes, a.strays,
+		a.readNames, a.readListing, a.links, a.loops, a.sharers, a.freedNotes, a.counters,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -186,14 +192,6 @@ func drop(key []byte) func(*fixer) error {
 
 func (a *auditor) number(n uint64) { a.highest = max(a.highest, n) }
 
-func (a *auditor) numberChunks(ext []objstore.Extent) {
-	for i := range ext {
-		if ext[i].Kind == objstore.Resident && !ext[i].Chunk.Sealed() {
-			a.number(ext[i].Chunk.Version &^ objstore.ResidentVersion)
-		}
-	}
-}
-
 func (a *auditor) readRegions() error {
 	return a.eachOf(kRegion, func(ino objstore.Ino, key, val []byte) error {
 		ext, err := decodeRegion(key, val)
@@ -201,7 +199,7 @@ func (a *auditor) readRegions() error {
 			a.unread = true
 			return a.problem(Problem{Kind: ProblemCorrupt, Ino: ino, Detail: err.Error()}, nil)
 		}
-		a.numberChunks(ext)
+		a.noteChunks(ino, keyRegion(key), ext)
 		r := a.regions[ino]
 		r.blocks += blocksOf(ext)
 		r.end = ext[len(ext)-1].End()
@@ -243,7 +241,7 @@ func (a *auditor) readInodes() error {
 			a.inodes[ino] = inodeInfo{}
 			return a.problem(Problem{Kind: ProblemCorrupt, Ino: ino, Detail: err.Error()}, nil)
 		}
-		a.inodes[ino] = inodeInfo{nlink: in.Nlink, typ: uint8(in.Mode >> 12)}
+		a.inodes[ino] = inodeInfo{nlink: in.Nlink, typ: uint8(in.Mode >> 12), shared: in.shared}
 		if in.IsDir() {
 			a.dirs[ino] = &dirInfo{parent: in.Parent}
 		}
@@ -261,7 +259,7 @@ func (a *auditor) readInodes() error {
 // extents compares an inode's size and blocks with its extents.
 func (a *auditor) extents(in *inode) error {
 	ino := in.Ino
-	a.numberChunks(in.ext)
+	a.noteChunks(ino, 0, in.ext)
 	blocks, end := blocksOf(in.ext), uint64(0)
 	if n := len(in.ext); n > 0 {
 		end = in.ext[n-1].End()
@@ -294,7 +292,7 @@ func (a *auditor) strays() error {
 			continue
 		}
 		err := a.problem(Problem{Kind: ProblemStray, Ino: ino, Detail: "extents without a file"},
-			func(f *fixer) error { return f.dropRegions(ino) })
+			func(f *fixer) error { return f.dropRegions(ino, a.isShared) })
 		if err != nil {
 			return err
 		}

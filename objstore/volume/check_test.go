@@ -28,6 +28,14 @@ func populated(t testing.TB) *store {
 		{Off: 512, Len: 4, Kind: objstore.Resident, Data: []byte("body")},
 		pooled(f, 100<<20, 4096, 3), pooled(f, 180<<20, 4096, 4),
 	}})
+	// Chunks of one that is gone, of one that is there, and of a later region.
+	copied, again := s.file(root, "copied"), s.file(root, "again")
+	s.must(objstore.Share{Ino: copied, Src: f, SrcOff: 100 << 20, Len: 81 << 20, Off: 70 << 20})
+	s.must(objstore.Share{Ino: copied, Src: f, Len: 600})
+	s.must(objstore.Share{Ino: again, Src: copied, Len: 151 << 20, Off: 1000})
+	s.must(objstore.Remove{Parent: root, Name: "copied"})
+	for s.must(objstore.Purge{Vol: damagedVol, Inos: []objstore.Ino{copied}}).Orphan != 0 {
+	}
 	gone := s.file(root, "gone")
 	s.must(objstore.Write{Ino: gone, Size: 4, Extents: []objstore.Extent{pooled(gone, 0, 4, 9)}})
 	s.must(objstore.Remove{Parent: root, Name: "gone"})

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -15,8 +16,11 @@ const (
 	maxMapped = uint64(1) << 32 * objstore.ChunkSize
 	blockSize = 512
 
-	extentHeadMax = 1 + 2*binary.MaxVarintLen32 + 8 + binary.MaxVarintLen32
+	extentHeadMax = 1 + 2*binary.MaxVarintLen32 + binary.MaxVarintLen64 + binary.MaxVarintLen32 + 8 + binary.MaxVarintLen32
 	extentHeadMin = 3
+
+	// foreign is set in the kind of an extent whose chunk belongs elsewhere.
+	foreign = 8
 )
 
 func regionOf(off uint64) uint32 { return uint32(off / regionSize) }
@@ -31,24 +35,38 @@ func extentsMaxLen(ext []objstore.Extent) int {
 
 // appendExtents encodes a region's extents: their number, then for each its
 // kind, the gap to the one before, its length and where its bytes are. Inode
-// and index of a chunk follow from the extent's place.
-func appendExtents(b []byte, region uint32, ext []objstore.Extent) []byte {
+// and index of a chunk follow from the extent's place, unless it is foreign.
+func appendExtents(b []byte, ino objstore.Ino, region uint32, ext []objstore.Extent) []byte {
 	b = binary.AppendUvarint(b, uint64(len(ext)))
 	pos := uint64(region) * regionSize
 	for i := range ext {
 		e := &ext[i]
-		b = append(b, byte(e.Kind))
+		kind := byte(e.Kind)
+		if isForeign(ino, e) {
+			kind |= foreign
+		}
+		b = append(b, kind)
 		b = binary.AppendUvarint(b, e.Off-pos)
 		b = binary.AppendUvarint(b, uint64(e.Len))
 		if e.Kind == objstore.Inline {
 			b = append(b, e.Data...)
 		} else {
+			if kind&foreign != 0 {
+				b = binary.AppendUvarint(b, e.Chunk.Ino.Local())
+				b = binary.AppendUvarint(b, uint64(e.Chunk.Index))
+			}
 			b = binary.BigEndian.AppendUint64(b, e.Chunk.Version)
 			b = binary.AppendUvarint(b, uint64(e.ChunkOff))
 		}
 		pos = e.End()
 	}
 	return b
+}
+
+// isForeign says whether an extent of a file is in a chunk that belongs to
+// another, or to another place.
+func isForeign(ino objstore.Ino, e *objstore.Extent) bool {
+	return e.Kind >= objstore.Resident && !ownChunk(ino, e)
 }
 
 var errExtents = errors.New("bad extents")
@@ -68,7 +86,8 @@ func decodeExtents(ino objstore.Ino, region uint32, b []byte) ([]objstore.Extent
 	pos := uint64(region) * regionSize
 	end := pos + regionSize
 	for range n {
-		e := objstore.Extent{Kind: objstore.ExtentKind(r.byte())}
+		kind := r.byte()
+		e := objstore.Extent{Kind: objstore.ExtentKind(kind &^ foreign)}
 		gap := r.uvarint()
 		e.Len = r.uvarint32()
 		if r.bad || gap >= end-pos || e.Len == 0 {
@@ -80,11 +99,21 @@ func decodeExtents(ino objstore.Ino, region uint32, b []byte) ([]objstore.Extent
 		}
 		switch e.Kind {
 		case objstore.Inline:
+			if kind&foreign != 0 {
+				return nil, errExtents
+			}
 			e.Data = r.bytes(uint64(e.Len))
 		case objstore.Resident, objstore.Pooled:
-			e.Chunk = objstore.ChunkID{Ino: ino, Index: uint32(e.Off / objstore.ChunkSize), Version: r.u64()}
-			e.ChunkOff = r.uvarint32()
-			if e.Chunk.Resident() != (e.Kind == objstore.Resident) || uint64(e.ChunkOff)+uint64(e.Len) > objstore.ChunkSize {
+			e.Chunk = objstore.ChunkID{Ino: ino, Index: uint32(e.Off / objstore.ChunkSize)}
+			if kind&foreign != 0 {
+				local := r.uvarint()
+				e.Chunk.Ino, e.Chunk.Index = objstore.MakeIno(ino.Volume(), local), r.uvarint32()
+				if local > objstore.MaxLocal {
+					return nil, errExtents
+				}
+			}
+			e.Chunk.Version, e.ChunkOff = r.u64(), r.uvarint32()
+			if isForeign(ino, &e) != (kind&foreign != 0) || e.Chunk.Resident() != (e.Kind == objstore.Resident) || uint64(e.ChunkOff)+uint64(e.Len) > objstore.ChunkSize {
 				return nil, errExtents
 			}
 		default:
@@ -227,45 +256,48 @@ func truncate(old []objstore.Extent, size uint64) []objstore.Extent {
 	return out
 }
 
-// eachChunk calls fn once for every chunk that ext refers to, in order of index
-// and version, until fn returns false; it says whether it came to the end.
-func eachChunk(ext []objstore.Extent, fn func(objstore.ChunkID) bool) bool {
-	var buf [16]uint64
-	for i := 0; i < len(ext); {
-		block := ext[i].Off / objstore.ChunkSize
-		ino := ext[i].Chunk.Ino
-		versions := buf[:0]
-		for ; i < len(ext) && ext[i].Off/objstore.ChunkSize == block; i++ {
-			if ext[i].Kind == objstore.Resident || ext[i].Kind == objstore.Pooled {
-				ino = ext[i].Chunk.Ino
-				versions = append(versions, ext[i].Chunk.Version)
-			}
+// chunksOf appends every chunk that ext refers to, once and in order.
+func chunksOf(buf []objstore.ChunkID, ext []objstore.Extent) []objstore.ChunkID {
+	for i := range ext {
+		if ext[i].Kind >= objstore.Resident {
+			buf = append(buf, ext[i].Chunk)
 		}
-		slices.Sort(versions)
-		for _, ver := range slices.Compact(versions) {
-			if !fn(objstore.ChunkID{Ino: ino, Index: uint32(block), Version: ver}) {
-				return false
-			}
+	}
+	slices.SortFunc(buf, chunkOrder)
+	return slices.Compact(buf)
+}
+
+func chunkOrder(a, b objstore.ChunkID) int {
+	return cmp.Or(cmp.Compare(a.Ino, b.Ino), cmp.Compare(a.Index, b.Index), cmp.Compare(a.Version, b.Version))
+}
+
+// eachChunk calls fn once for every chunk that ext refers to, in order, until fn
+// returns false; it says whether it came to the end.
+func eachChunk(ext []objstore.Extent, fn func(objstore.ChunkID) bool) bool {
+	var buf [16]objstore.ChunkID
+	for _, id := range chunksOf(buf[:0], ext) {
+		if !fn(id) {
+			return false
 		}
 	}
 	return true
 }
 
-// freed calls fn for every chunk that old refers to and now does not.
-func freed(old, now []objstore.Extent, fn func(objstore.ChunkID)) {
-	var kept []objstore.ChunkID
-	eachChunk(now, func(id objstore.ChunkID) bool {
-		kept = append(kept, id)
-		return true
-	})
-	k := 0
-	eachChunk(old, func(id objstore.ChunkID) bool {
-		for k < len(kept) && (kept[k].Index < id.Index || kept[k].Index == id.Index && kept[k].Version < id.Version) {
-			k++
+// compareChunks calls gone for every chunk that only old refers to, and come for
+// every one that only now does.
+func compareChunks(old, now []objstore.Extent, gone, come func(objstore.ChunkID)) {
+	var buf1, buf2 [16]objstore.ChunkID
+	was, is := chunksOf(buf1[:0], old), chunksOf(buf2[:0], now)
+	for len(was) > 0 || len(is) > 0 {
+		switch {
+		case len(is) == 0 || len(was) > 0 && chunkOrder(was[0], is[0]) < 0:
+			gone(was[0])
+			was = was[1:]
+		case len(was) == 0 || chunkOrder(was[0], is[0]) > 0:
+			come(is[0])
+			is = is[1:]
+		default:
+			was, is = was[1:], is[1:]
 		}
-		if k == len(kept) || kept[k] != id {
-			fn(id)
-		}
-		return true
-	})
+	}
 }

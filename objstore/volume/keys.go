@@ -18,6 +18,7 @@ const (
 	kOrphan  = 'o'
 	kPending = 'p'
 	kVolume  = 'v'
+	kShared  = 's'
 	kRegion  = 'x'
 )
 

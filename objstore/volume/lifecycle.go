@@ -229,12 +229,18 @@ func (t *tx) dropInodes() (bool, error) {
 // inodes are gone.
 func (t *tx) dropStrays() (done bool, err error) {
 	left := purgeBudget
-	for _, typ := range []byte{kCookie, kDirent, kOrphan, kXattr, kRegion} {
+	for _, typ := range []byte{kCookie, kDirent, kOrphan, kXattr, kRegion, kShared} {
+		if typ == kShared && len(t.shares) > 0 {
+			return false, nil // what these regions named is counted down first
+		}
 		err = t.v.Scan(appendPrefix(nil, t.id, typ), nil, func(key, val []byte) bool {
 			if typ == kRegion {
 				if ext, err := decodeRegion(key, val); err == nil {
-					left -= t.account(&inode{}, ext, nil)
+					left -= t.account(&inode{shared: true}, keyRegion(key), ext, nil)
 				}
+			}
+			if id, ok := parseChunkKey(key, kShared); ok {
+				t.giveUp(id)
 			}
 			t.delCopy(key)
 			left--

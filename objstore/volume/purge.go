@@ -54,11 +54,11 @@ func (t *tx) purgeInode(in *inode, left *int) (bool, error) {
 	}
 	if in.Mode&objstore.ModeType == objstore.ModeRegular {
 		// Not by size: regions behind it would be an error, but must not stay.
-		err := t.eachRegion(in.Ino, nil, func(_ uint32, key []byte, ext []objstore.Extent) bool {
+		err := t.eachRegion(in.Ino, nil, func(region uint32, key []byte, ext []objstore.Extent) bool {
 			if more = *left <= 0; more {
 				return false
 			}
-			*left -= 1 + t.account(in, ext, nil)
+			*left -= 1 + t.account(in, region, ext, nil)
 			t.delCopy(key)
 			return true
 		})
@@ -70,7 +70,7 @@ func (t *tx) purgeInode(in *inode, left *int) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	*left -= 1 + t.account(in, ext, nil)
+	*left -= 1 + t.account(in, 0, ext, nil)
 	t.del(t.inoKey(kOrphan, in.Ino))
 	in.gone = true
 	t.vol.inodes--

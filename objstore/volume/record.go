@@ -57,6 +57,7 @@ type inode struct {
 	raw    []byte            // encoded extents of region 0, when !loaded; read-only
 	ext    []objstore.Extent // decoded ones, when loaded
 	loaded bool
+	shared bool // some of its chunks may have a count of sharers
 	dirty  bool
 	gone   bool // to be deleted instead of written
 }
@@ -64,6 +65,7 @@ type inode struct {
 const (
 	inodeFixedMax = 2 + 5*binary.MaxVarintLen32 + 3*binary.MaxVarintLen64 + 3*8 + binary.MaxVarintLen32
 	flagXattr     = 1
+	flagShared    = 2
 )
 
 func (in *inode) maxLen() int {
@@ -78,6 +80,9 @@ func (in *inode) appendTo(b []byte) []byte {
 	flags := byte(0)
 	if in.HasXattr {
 		flags = flagXattr
+	}
+	if in.shared {
+		flags |= flagShared
 	}
 	b = append(b, recordV1, flags)
 	b = binary.AppendUvarint(b, uint64(in.Mode))
@@ -97,7 +102,7 @@ func (in *inode) appendTo(b []byte) []byte {
 		b = append(b, in.target...)
 	case objstore.ModeRegular:
 		if in.loaded {
-			return appendExtents(b, 0, in.ext)
+			return appendExtents(b, in.Ino, 0, in.ext)
 		}
 		b = append(b, in.raw...)
 	}
@@ -110,7 +115,7 @@ func decodeInode(in *inode, ino objstore.Ino, key, val []byte) error {
 	ver, flags := r.byte(), r.byte()
 	*in = inode{}
 	in.Ino = ino
-	in.HasXattr = flags&flagXattr != 0
+	in.HasXattr, in.shared = flags&flagXattr != 0, flags&flagShared != 0
 	in.Mode, in.Nlink = r.uvarint32(), r.uvarint32()
 	in.Uid, in.Gid, in.Rdev = r.uvarint32(), r.uvarint32(), r.uvarint32()
 	in.Size, in.Blocks = r.uvarint(), r.uvarint()
@@ -123,7 +128,7 @@ func decodeInode(in *inode, ino objstore.Ino, key, val []byte) error {
 	case objstore.ModeRegular:
 		in.raw, r.b = r.b, nil
 	}
-	if r.bad || ver != recordV1 || flags > flagXattr || len(r.b) != 0 || !validType(in.Mode) || in.Size > objstore.MaxFileSize {
+	if r.bad || ver != recordV1 || flags > flagXattr|flagShared || len(r.b) != 0 || !validType(in.Mode) || in.Size > objstore.MaxFileSize {
 		return corrupt(key, "bad inode record")
 	}
 	return nil

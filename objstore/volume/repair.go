@@ -123,19 +123,27 @@ func (f *fixer) dropPrefix(prefix []byte) error {
 	})
 }
 
-// dropRegions gives up the extents of a file that is gone.
-func (f *fixer) dropRegions(ino objstore.Ino) error {
+func (f *fixer) giveUp(id objstore.ChunkID) {
+	if id.Resident() {
+		f.set(BodyKey(id), nil)
+	} else {
+		f.set(appendChunkKey(nil, kFreed, id), marker[:])
+	}
+}
+
+// dropRegions gives up the extents of a file that is gone, and their chunks but
+// those that others may name.
+func (f *fixer) dropRegions(ino objstore.Ino, shared func(objstore.ChunkID) bool) error {
 	return f.v.Scan(appendInoKey(nil, kRegion, ino), nil, func(key, val []byte) bool {
 		ext, err := decodeRegion(key, val)
 		if err != nil {
 			return true
 		}
-		freed(ext, nil, func(id objstore.ChunkID) {
-			if id.Resident() {
-				f.set(BodyKey(id), nil)
-			} else {
-				f.set(appendChunkKey(nil, kFreed, id), marker[:])
+		eachChunk(ext, func(id objstore.ChunkID) bool {
+			if !shared(id) {
+				f.giveUp(id)
 			}
+			return true
 		})
 		f.set(append([]byte(nil), key...), nil)
 		return !f.full()

@@ -21,6 +21,9 @@ type tx struct {
 	inodes []*inode // read or made so far; each inode once
 	ibuf   [4]*inode
 
+	shares map[objstore.ChunkID]*sharers // counts looked at; see share.go
+	err    error                         // of a read among them
+
 	delta   Delta
 	arena   []byte // what keys and values of delta are cut from
 	scratch [maxKeyLen]byte
@@ -239,7 +242,11 @@ func (t *tx) putInode(in *inode) {
 }
 
 // finish turns the changed records into writes.
-func (t *tx) finish() Delta {
+func (t *tx) finish() (Delta, error) {
+	if t.err != nil {
+		return nil, t.err
+	}
+	t.finishShares()
 	for _, in := range t.inodes {
 		switch {
 		case in.gone:
@@ -251,5 +258,5 @@ func (t *tx) finish() Delta {
 	if t.volDirty {
 		t.put(appendPrefix(t.grab(prefixLen), t.id, kVolume), t.vol.appendTo(t.grab(volRecordMax)))
 	}
-	return t.delta
+	return t.delta, nil
 }

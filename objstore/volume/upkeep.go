@@ -8,9 +8,23 @@ import (
 	"pillarbox/objstore"
 )
 
-// References says whether the chunk's owner still refers to it. A missing owner
-// does not.
+// References says whether any extent refers to the chunk: where it belongs, or
+// elsewhere in the volume.
 func References(v View, id objstore.ChunkID) (bool, error) {
+	found, err := ownerNames(v, id)
+	if err == nil && !found {
+		var val []byte
+		val, err = v.Get(appendChunkKey(nil, kShared, id))
+		found = val != nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("find owner of chunk %v: %w", id, err)
+	}
+	return found, nil
+}
+
+// ownerNames says whether a chunk is named where it belongs. A missing owner does not.
+func ownerNames(v View, id objstore.ChunkID) (bool, error) {
 	found := false
 	see := func(ext []objstore.Extent) {
 		found = slices.ContainsFunc(ext, func(e objstore.Extent) bool { return e.Kind >= objstore.Resident && e.Chunk == id })
@@ -35,10 +49,7 @@ func References(v View, id objstore.ChunkID) (bool, error) {
 		}
 		see(ext)
 	}
-	if err != nil {
-		return false, fmt.Errorf("find owner of chunk %v: %w", id, err)
-	}
-	return found, nil
+	return found, err
 }
 
 // FreedChunks returns up to max data-pool chunks that wait for removal, or

@@ -195,6 +195,9 @@ func FuzzInodeRecord(f *testing.F) {
 		{Off: 4, Len: 6, Kind: objstore.Resident, Chunk: objstore.ChunkID{Version: objstore.ResidentVersion | 9}},
 	}
 	f.Add(in.appendTo(nil))
+	in.shared = true
+	in.ext[1].Chunk.Ino, in.ext[1].Chunk.Index = 9, 3
+	f.Add(in.appendTo(nil))
 	f.Add((&inode{Attr: objstore.Attr{Mode: objstore.ModeDir, Parent: 1}}).appendTo(nil))
 	f.Add((&inode{Attr: objstore.Attr{Mode: objstore.ModeSymlink}, target: []byte("t")}).appendTo(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {

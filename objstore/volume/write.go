@@ -85,14 +85,11 @@ func (t *tx) writeRegion(in *inode, region uint32, ext []objstore.Extent) error 
 	for i, e := range ext {
 		switch e.Kind {
 		case objstore.Resident:
-			if !e.Chunk.Sealed() { // a sealed body is bound to its id, so it came with one
-				e.Chunk = objstore.ChunkID{
-					Ino:     in.Ino,
-					Index:   uint32(e.Off / objstore.ChunkSize),
-					Version: objstore.ResidentVersion | t.number(),
-				}
+			if e.Chunk.Sealed() { // it is bound to its id, so it came with one
+				t.put(appendChunkKey(t.grab(bodyKeyLen), kBody, e.Chunk), e.Data)
+			} else {
+				e.Chunk = t.newBody(in.Ino, e.Off, e.Data)
 			}
-			t.put(appendChunkKey(t.grab(bodyKeyLen), kBody, e.Chunk), e.Data)
 			e.Data = nil
 		case objstore.Inline:
 			e.Chunk, e.ChunkOff = objstore.ChunkID{}, 0
@@ -125,6 +122,13 @@ func (t *tx) writeRegion(in *inode, region uint32, ext []objstore.Extent) error 
 		t.replaceRegion(in, region, old, now)
 	}
 	return nil
+}
+
+// newBody writes a resident body, and names it.
+func (t *tx) newBody(ino objstore.Ino, off uint64, data []byte) objstore.ChunkID {
+	id := objstore.ChunkID{Ino: ino, Index: uint32(off / objstore.ChunkSize), Version: objstore.ResidentVersion | t.number()}
+	t.put(appendChunkKey(t.grab(bodyKeyLen), kBody, id), data)
+	return id
 }
 
 func (t *tx) region(in *inode, region uint32) ([]objstore.Extent, error) {
@@ -173,26 +177,26 @@ func (t *tx) eachRegion(ino objstore.Ino, after []byte, fn func(region uint32, k
 
 // replaceFirst changes the extents of region 0, which the inode record holds.
 func (t *tx) replaceFirst(in *inode, old, now []objstore.Extent) {
-	t.account(in, old, now)
+	t.account(in, 0, old, now)
 	in.setExtents(now)
 	in.dirty = true
 }
 
 // replaceRegion changes the extents of a later region.
 func (t *tx) replaceRegion(in *inode, region uint32, old, now []objstore.Extent) {
-	t.account(in, old, now)
+	t.account(in, region, old, now)
 	key := appendRegionKey(t.grab(inoKeyLen+4), in.Ino, region)
 	if len(now) == 0 {
 		t.del(key)
 		return
 	}
 	b := append(t.grab(1+extentsMaxLen(now)), recordV1)
-	t.put(key, t.giveBack(appendExtents(b, region, now)))
+	t.put(key, t.giveBack(appendExtents(b, in.Ino, region, now)))
 }
 
-// account keeps the block counts and gives up the chunks that no extent needs
-// any more: bodies at once, chunks of the pool by a note. It returns their number.
-func (t *tx) account(in *inode, old, now []objstore.Extent) int {
+// account keeps the block counts of a region's extents, and gives up the chunks
+// that no extent needs any more. It returns how many it let go.
+func (t *tx) account(in *inode, region uint32, old, now []objstore.Extent) int {
 	was, is := blocksOf(old), blocksOf(now)
 	if was != is {
 		// Unsigned arithmetic wraps, and back again.
@@ -202,12 +206,20 @@ func (t *tx) account(in *inode, old, now []objstore.Extent) int {
 		in.dirty = true
 	}
 	n := 0
-	freed(old, now, func(id objstore.ChunkID) {
+	compareChunks(old, now, func(id objstore.ChunkID) {
 		n++
-		if id.Resident() {
-			t.del(appendChunkKey(t.grab(bodyKeyLen), kBody, id))
-		} else {
-			t.put(appendChunkKey(t.grab(bodyKeyLen), kFreed, id), marker[:])
+		if !in.shared {
+			t.giveUp(id)
+		} else if s := t.sharersOf(id); s.now > 0 {
+			s.now--
+		}
+	}, func(id objstore.ChunkID) {
+		if !in.shared {
+			return
+		}
+		// One without a count, where it belongs, is named for the first time.
+		if s := t.sharersOf(id); s.was > 0 || !isNative(in.Ino, region, id) {
+			s.now++
 		}
 	})
 	return n

@@ -35,6 +35,10 @@ func changeToWire(c objstore.Change) (*osdv1.Change, error) {
 		}}
 	case objstore.Write:
 		m.Change = &osdv1.Change_Write{Write: &osdv1.Write{Ino: uint64(c.Ino), Size: c.Size, Extents: extentsToWire(c.Extents), Mtime: c.Mtime}}
+	case objstore.Share:
+		m.Change = &osdv1.Change_Share{Share: &osdv1.Share{
+			Ino: uint64(c.Ino), Off: c.Off, Src: uint64(c.Src), SrcOff: c.SrcOff, Len: c.Len, Mtime: c.Mtime,
+		}}
 	case objstore.SetXattr:
 		m.Change = &osdv1.Change_SetXattr{SetXattr: &osdv1.SetXattr{
 			Ino: uint64(c.Ino), Name: []byte(c.Name), Value: c.Value, CreateOnly: c.CreateOnly, ReplaceOnly: c.ReplaceOnly,
@@ -110,6 +114,11 @@ func (d *decoder) change(m *osdv1.Change) objstore.Change {
 	case *osdv1.Change_Write:
 		c := m.Write
 		return objstore.Write{Ino: objstore.Ino(c.GetIno()), Size: c.GetSize(), Extents: d.extents(c.GetExtents()), Mtime: c.GetMtime()}
+	case *osdv1.Change_Share:
+		c := m.Share
+		return objstore.Share{
+			Ino: objstore.Ino(c.GetIno()), Off: c.GetOff(), Src: objstore.Ino(c.GetSrc()), SrcOff: c.GetSrcOff(), Len: c.GetLen(), Mtime: c.GetMtime(),
+		}
 	case *osdv1.Change_SetXattr:
 		c := m.SetXattr
 		return objstore.SetXattr{

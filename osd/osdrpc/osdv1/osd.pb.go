@@ -1836,6 +1836,7 @@ type Change struct {
 	//	*Change_DropVolume
 	//	*Change_PendVolume
 	//	*Change_FreeChunks
+	//	*Change_Share
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2022,6 +2023,15 @@ func (x *Change) GetFreeChunks() *FreeChunks {
 	return nil
 }
 
+func (x *Change) GetShare() *Share {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Share); ok {
+			return x.Share
+		}
+	}
+	return nil
+}
+
 type isChange_Change interface {
 	isChange_Change()
 }
@@ -2090,6 +2100,10 @@ type Change_FreeChunks struct {
 	FreeChunks *FreeChunks `protobuf:"bytes,16,opt,name=free_chunks,json=freeChunks,proto3,oneof"`
 }
 
+type Change_Share struct {
+	Share *Share `protobuf:"bytes,17,opt,name=share,proto3,oneof"`
+}
+
 func (*Change_Create) isChange_Change() {}
 
 func (*Change_Link) isChange_Change() {}
@@ -2121,6 +2135,8 @@ func (*Change_DropVolume) isChange_Change() {}
 func (*Change_PendVolume) isChange_Change() {}
 
 func (*Change_FreeChunks) isChange_Change() {}
+
+func (*Change_Share) isChange_Change() {}
 
 type Create struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2626,6 +2642,90 @@ func (x *Write) GetMtime() int64 {
 	return 0
 }
 
+type Share struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Off           uint64                 `protobuf:"varint,2,opt,name=off,proto3" json:"off,omitempty"`
+	Src           uint64                 `protobuf:"varint,3,opt,name=src,proto3" json:"src,omitempty"`
+	SrcOff        uint64                 `protobuf:"varint,4,opt,name=src_off,json=srcOff,proto3" json:"src_off,omitempty"`
+	Len           uint64                 `protobuf:"varint,5,opt,name=len,proto3" json:"len,omitempty"`
+	Mtime         int64                  `protobuf:"fixed64,6,opt,name=mtime,proto3" json:"mtime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Share) Reset() {
+	*x = Share{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Share) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Share) ProtoMessage() {}
+
+func (x *Share) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Share.ProtoReflect.Descriptor instead.
+func (*Share) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Share) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *Share) GetOff() uint64 {
+	if x != nil {
+		return x.Off
+	}
+	return 0
+}
+
+func (x *Share) GetSrc() uint64 {
+	if x != nil {
+		return x.Src
+	}
+	return 0
+}
+
+func (x *Share) GetSrcOff() uint64 {
+	if x != nil {
+		return x.SrcOff
+	}
+	return 0
+}
+
+func (x *Share) GetLen() uint64 {
+	if x != nil {
+		return x.Len
+	}
+	return 0
+}
+
+func (x *Share) GetMtime() int64 {
+	if x != nil {
+		return x.Mtime
+	}
+	return 0
+}
+
 type SetXattr struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -2639,7 +2739,7 @@ type SetXattr struct {
 
 func (x *SetXattr) Reset() {
 	*x = SetXattr{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2751,7 @@ func (x *SetXattr) String() string {
 func (*SetXattr) ProtoMessage() {}
 
 func (x *SetXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2764,7 @@ func (x *SetXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetXattr.ProtoReflect.Descriptor instead.
 func (*SetXattr) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{38}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetXattr) GetIno() uint64 {
@@ -2712,7 +2812,7 @@ type RemoveXattr struct {
 
 func (x *RemoveXattr) Reset() {
 	*x = RemoveXattr{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +2824,7 @@ func (x *RemoveXattr) String() string {
 func (*RemoveXattr) ProtoMessage() {}
 
 func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +2837,7 @@ func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveXattr.ProtoReflect.Descriptor instead.
 func (*RemoveXattr) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{39}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RemoveXattr) GetIno() uint64 {
@@ -2764,7 +2864,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +2876,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +2889,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{40}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Purge) GetVol() uint32 {
@@ -2816,7 +2916,7 @@ type ReserveVolume struct {
 
 func (x *ReserveVolume) Reset() {
 	*x = ReserveVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +2928,7 @@ func (x *ReserveVolume) String() string {
 func (*ReserveVolume) ProtoMessage() {}
 
 func (x *ReserveVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +2941,7 @@ func (x *ReserveVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveVolume.ProtoReflect.Descriptor instead.
 func (*ReserveVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{41}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReserveVolume) GetParent() uint64 {
@@ -2871,7 +2971,7 @@ type InitVolume struct {
 
 func (x *InitVolume) Reset() {
 	*x = InitVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +2983,7 @@ func (x *InitVolume) String() string {
 func (*InitVolume) ProtoMessage() {}
 
 func (x *InitVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +2996,7 @@ func (x *InitVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitVolume.ProtoReflect.Descriptor instead.
 func (*InitVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{42}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *InitVolume) GetVol() uint32 {
@@ -2945,7 +3045,7 @@ type AttachVolume struct {
 
 func (x *AttachVolume) Reset() {
 	*x = AttachVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2957,7 +3057,7 @@ func (x *AttachVolume) String() string {
 func (*AttachVolume) ProtoMessage() {}
 
 func (x *AttachVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2970,7 +3070,7 @@ func (x *AttachVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVolume.ProtoReflect.Descriptor instead.
 func (*AttachVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{43}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AttachVolume) GetVol() uint32 {
@@ -3004,7 +3104,7 @@ type SealVolume struct {
 
 func (x *SealVolume) Reset() {
 	*x = SealVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3116,7 @@ func (x *SealVolume) String() string {
 func (*SealVolume) ProtoMessage() {}
 
 func (x *SealVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3129,7 @@ func (x *SealVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealVolume.ProtoReflect.Descriptor instead.
 func (*SealVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{44}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SealVolume) GetVol() uint32 {
@@ -3055,7 +3155,7 @@ type DropVolume struct {
 
 func (x *DropVolume) Reset() {
 	*x = DropVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3067,7 +3167,7 @@ func (x *DropVolume) String() string {
 func (*DropVolume) ProtoMessage() {}
 
 func (x *DropVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3080,7 +3180,7 @@ func (x *DropVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropVolume.ProtoReflect.Descriptor instead.
 func (*DropVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{45}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DropVolume) GetVol() uint32 {
@@ -3100,7 +3200,7 @@ type PendVolume struct {
 
 func (x *PendVolume) Reset() {
 	*x = PendVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3112,7 +3212,7 @@ func (x *PendVolume) String() string {
 func (*PendVolume) ProtoMessage() {}
 
 func (x *PendVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3125,7 +3225,7 @@ func (x *PendVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendVolume.ProtoReflect.Descriptor instead.
 func (*PendVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{46}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PendVolume) GetVol() uint32 {
@@ -3152,7 +3252,7 @@ type FreeChunks struct {
 
 func (x *FreeChunks) Reset() {
 	*x = FreeChunks{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3164,7 +3264,7 @@ func (x *FreeChunks) String() string {
 func (*FreeChunks) ProtoMessage() {}
 
 func (x *FreeChunks) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3177,7 +3277,7 @@ func (x *FreeChunks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreeChunks.ProtoReflect.Descriptor instead.
 func (*FreeChunks) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{47}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FreeChunks) GetVol() uint32 {
@@ -3205,7 +3305,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3217,7 +3317,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3230,7 +3330,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{48}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *HoldRequest) GetPg() uint32 {
@@ -3264,7 +3364,7 @@ type HeldLock struct {
 
 func (x *HeldLock) Reset() {
 	*x = HeldLock{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3276,7 +3376,7 @@ func (x *HeldLock) String() string {
 func (*HeldLock) ProtoMessage() {}
 
 func (x *HeldLock) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3289,7 +3389,7 @@ func (x *HeldLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldLock.ProtoReflect.Descriptor instead.
 func (*HeldLock) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{49}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *HeldLock) GetIno() uint64 {
@@ -3321,7 +3421,7 @@ type FileLock struct {
 
 func (x *FileLock) Reset() {
 	*x = FileLock{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3333,7 +3433,7 @@ func (x *FileLock) String() string {
 func (*FileLock) ProtoMessage() {}
 
 func (x *FileLock) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3346,7 +3446,7 @@ func (x *FileLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileLock.ProtoReflect.Descriptor instead.
 func (*FileLock) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{50}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FileLock) GetSession() uint64 {
@@ -3410,7 +3510,7 @@ type LockRequest struct {
 
 func (x *LockRequest) Reset() {
 	*x = LockRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3422,7 +3522,7 @@ func (x *LockRequest) String() string {
 func (*LockRequest) ProtoMessage() {}
 
 func (x *LockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3435,7 +3535,7 @@ func (x *LockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
 func (*LockRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{51}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LockRequest) GetPg() uint32 {
@@ -3476,7 +3576,7 @@ type LockAnswer struct {
 
 func (x *LockAnswer) Reset() {
 	*x = LockAnswer{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +3588,7 @@ func (x *LockAnswer) String() string {
 func (*LockAnswer) ProtoMessage() {}
 
 func (x *LockAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +3601,7 @@ func (x *LockAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockAnswer.ProtoReflect.Descriptor instead.
 func (*LockAnswer) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{52}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LockAnswer) GetGranted() bool {
@@ -3527,7 +3627,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3539,7 +3639,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3552,7 +3652,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{53}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *HoldResponse) GetKnown() bool {
@@ -3575,7 +3675,7 @@ type FromWatcher struct {
 
 func (x *FromWatcher) Reset() {
 	*x = FromWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3587,7 +3687,7 @@ func (x *FromWatcher) String() string {
 func (*FromWatcher) ProtoMessage() {}
 
 func (x *FromWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3600,7 +3700,7 @@ func (x *FromWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromWatcher.ProtoReflect.Descriptor instead.
 func (*FromWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FromWatcher) GetSession() uint64 {
@@ -3641,7 +3741,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3653,7 +3753,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3666,7 +3766,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -3696,7 +3796,7 @@ type ToWatcher struct {
 
 func (x *ToWatcher) Reset() {
 	*x = ToWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3708,7 +3808,7 @@ func (x *ToWatcher) String() string {
 func (*ToWatcher) ProtoMessage() {}
 
 func (x *ToWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3721,7 +3821,7 @@ func (x *ToWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToWatcher.ProtoReflect.Descriptor instead.
 func (*ToWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ToWatcher) GetStream() uint64 {
@@ -3763,7 +3863,7 @@ type Push struct {
 
 func (x *Push) Reset() {
 	*x = Push{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3775,7 +3875,7 @@ func (x *Push) String() string {
 func (*Push) ProtoMessage() {}
 
 func (x *Push) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3788,7 +3888,7 @@ func (x *Push) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Push.ProtoReflect.Descriptor instead.
 func (*Push) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Push) GetSeq() uint64 {
@@ -3827,7 +3927,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3839,7 +3939,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3852,7 +3952,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Event) GetKind() uint32 {
@@ -3913,7 +4013,7 @@ type ChunkList struct {
 
 func (x *ChunkList) Reset() {
 	*x = ChunkList{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3925,7 +4025,7 @@ func (x *ChunkList) String() string {
 func (*ChunkList) ProtoMessage() {}
 
 func (x *ChunkList) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3938,7 +4038,7 @@ func (x *ChunkList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkList.ProtoReflect.Descriptor instead.
 func (*ChunkList) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ChunkList) GetIds() []*ChunkID {
@@ -3958,7 +4058,7 @@ type WantedChunksRequest struct {
 
 func (x *WantedChunksRequest) Reset() {
 	*x = WantedChunksRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3970,7 +4070,7 @@ func (x *WantedChunksRequest) String() string {
 func (*WantedChunksRequest) ProtoMessage() {}
 
 func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3983,7 +4083,7 @@ func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantedChunksRequest.ProtoReflect.Descriptor instead.
 func (*WantedChunksRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *WantedChunksRequest) GetPg() uint32 {
@@ -4010,7 +4110,7 @@ type Answers struct {
 
 func (x *Answers) Reset() {
 	*x = Answers{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4022,7 +4122,7 @@ func (x *Answers) String() string {
 func (*Answers) ProtoMessage() {}
 
 func (x *Answers) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4035,7 +4135,7 @@ func (x *Answers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answers.ProtoReflect.Descriptor instead.
 func (*Answers) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Answers) GetYes() []bool {
@@ -4054,7 +4154,7 @@ type FetchChunkResponse struct {
 
 func (x *FetchChunkResponse) Reset() {
 	*x = FetchChunkResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4066,7 +4166,7 @@ func (x *FetchChunkResponse) String() string {
 func (*FetchChunkResponse) ProtoMessage() {}
 
 func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4079,7 +4179,7 @@ func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunkResponse.ProtoReflect.Descriptor instead.
 func (*FetchChunkResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *FetchChunkResponse) GetData() []byte {
@@ -4099,7 +4199,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4111,7 +4211,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4124,7 +4224,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *MembersResponse) GetTerm() uint64 {
@@ -4150,7 +4250,7 @@ type GroupPieces struct {
 
 func (x *GroupPieces) Reset() {
 	*x = GroupPieces{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4162,7 +4262,7 @@ func (x *GroupPieces) String() string {
 func (*GroupPieces) ProtoMessage() {}
 
 func (x *GroupPieces) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4175,7 +4275,7 @@ func (x *GroupPieces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPieces.ProtoReflect.Descriptor instead.
 func (*GroupPieces) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GroupPieces) GetPieces() []*GroupPiece {
@@ -4196,7 +4296,7 @@ type GroupPiece struct {
 
 func (x *GroupPiece) Reset() {
 	*x = GroupPiece{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4208,7 +4308,7 @@ func (x *GroupPiece) String() string {
 func (*GroupPiece) ProtoMessage() {}
 
 func (x *GroupPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4221,7 +4321,7 @@ func (x *GroupPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPiece.ProtoReflect.Descriptor instead.
 func (*GroupPiece) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GroupPiece) GetHead() *GroupHead {
@@ -4257,7 +4357,7 @@ type GroupHead struct {
 
 func (x *GroupHead) Reset() {
 	*x = GroupHead{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4269,7 +4369,7 @@ func (x *GroupHead) String() string {
 func (*GroupHead) ProtoMessage() {}
 
 func (x *GroupHead) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4282,7 +4382,7 @@ func (x *GroupHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHead.ProtoReflect.Descriptor instead.
 func (*GroupHead) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *GroupHead) GetIndex() uint64 {
@@ -4322,7 +4422,7 @@ type RaftBatch struct {
 
 func (x *RaftBatch) Reset() {
 	*x = RaftBatch{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4334,7 +4434,7 @@ func (x *RaftBatch) String() string {
 func (*RaftBatch) ProtoMessage() {}
 
 func (x *RaftBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4347,7 +4447,7 @@ func (x *RaftBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftBatch.ProtoReflect.Descriptor instead.
 func (*RaftBatch) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RaftBatch) GetMessages() []*RaftMessage {
@@ -4367,7 +4467,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4379,7 +4479,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4392,7 +4492,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RaftMessage) GetPg() uint32 {
@@ -4417,7 +4517,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4429,7 +4529,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4442,7 +4542,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{70}
 }
 
 var File_osd_osdrpc_osdv1_osd_proto protoreflect.FileDescriptor
@@ -4566,7 +4666,7 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x06Result\x12*\n" +
 	"\x04attr\x18\x01 \x01(\v2\x16.pillarbox.osd.v1.AttrR\x04attr\x12\x16\n" +
 	"\x06orphan\x18\x02 \x01(\x04R\x06orphan\x12*\n" +
-	"\x04dirs\x18\x03 \x03(\v2\x16.pillarbox.osd.v1.AttrR\x04dirs\"\xcb\a\n" +
+	"\x04dirs\x18\x03 \x03(\v2\x16.pillarbox.osd.v1.AttrR\x04dirs\"\xfc\a\n" +
 	"\x06Change\x122\n" +
 	"\x06create\x18\x01 \x01(\v2\x18.pillarbox.osd.v1.CreateH\x00R\x06create\x12,\n" +
 	"\x04link\x18\x02 \x01(\v2\x16.pillarbox.osd.v1.LinkH\x00R\x04link\x122\n" +
@@ -4589,7 +4689,8 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\vpend_volume\x18\x0f \x01(\v2\x1c.pillarbox.osd.v1.PendVolumeH\x00R\n" +
 	"pendVolume\x12?\n" +
 	"\vfree_chunks\x18\x10 \x01(\v2\x1c.pillarbox.osd.v1.FreeChunksH\x00R\n" +
-	"freeChunksB\b\n" +
+	"freeChunks\x12/\n" +
+	"\x05share\x18\x11 \x01(\v2\x17.pillarbox.osd.v1.ShareH\x00R\x05shareB\b\n" +
 	"\x06change\"\x98\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -4635,7 +4736,14 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x122\n" +
 	"\aextents\x18\x03 \x03(\v2\x18.pillarbox.osd.v1.ExtentR\aextents\x12\x14\n" +
-	"\x05mtime\x18\x04 \x01(\x10R\x05mtime\"\x8a\x01\n" +
+	"\x05mtime\x18\x04 \x01(\x10R\x05mtime\"~\n" +
+	"\x05Share\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x10\n" +
+	"\x03off\x18\x02 \x01(\x04R\x03off\x12\x10\n" +
+	"\x03src\x18\x03 \x01(\x04R\x03src\x12\x17\n" +
+	"\asrc_off\x18\x04 \x01(\x04R\x06srcOff\x12\x10\n" +
+	"\x03len\x18\x05 \x01(\x04R\x03len\x12\x14\n" +
+	"\x05mtime\x18\x06 \x01(\x10R\x05mtime\"\x8a\x01\n" +
 	"\bSetXattr\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x14\n" +
@@ -4803,7 +4911,7 @@ func file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP() []byte {
 	return file_osd_osdrpc_osdv1_osd_proto_rawDescData
 }
 
-var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*ScrubRequest)(nil),        // 0: pillarbox.osd.v1.ScrubRequest
 	(*Scrubbed)(nil),            // 1: pillarbox.osd.v1.Scrubbed
@@ -4843,40 +4951,41 @@ var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*Rename)(nil),              // 35: pillarbox.osd.v1.Rename
 	(*SetAttr)(nil),             // 36: pillarbox.osd.v1.SetAttr
 	(*Write)(nil),               // 37: pillarbox.osd.v1.Write
-	(*SetXattr)(nil),            // 38: pillarbox.osd.v1.SetXattr
-	(*RemoveXattr)(nil),         // 39: pillarbox.osd.v1.RemoveXattr
-	(*Purge)(nil),               // 40: pillarbox.osd.v1.Purge
-	(*ReserveVolume)(nil),       // 41: pillarbox.osd.v1.ReserveVolume
-	(*InitVolume)(nil),          // 42: pillarbox.osd.v1.InitVolume
-	(*AttachVolume)(nil),        // 43: pillarbox.osd.v1.AttachVolume
-	(*SealVolume)(nil),          // 44: pillarbox.osd.v1.SealVolume
-	(*DropVolume)(nil),          // 45: pillarbox.osd.v1.DropVolume
-	(*PendVolume)(nil),          // 46: pillarbox.osd.v1.PendVolume
-	(*FreeChunks)(nil),          // 47: pillarbox.osd.v1.FreeChunks
-	(*HoldRequest)(nil),         // 48: pillarbox.osd.v1.HoldRequest
-	(*HeldLock)(nil),            // 49: pillarbox.osd.v1.HeldLock
-	(*FileLock)(nil),            // 50: pillarbox.osd.v1.FileLock
-	(*LockRequest)(nil),         // 51: pillarbox.osd.v1.LockRequest
-	(*LockAnswer)(nil),          // 52: pillarbox.osd.v1.LockAnswer
-	(*HoldResponse)(nil),        // 53: pillarbox.osd.v1.HoldResponse
-	(*FromWatcher)(nil),         // 54: pillarbox.osd.v1.FromWatcher
-	(*Ack)(nil),                 // 55: pillarbox.osd.v1.Ack
-	(*ToWatcher)(nil),           // 56: pillarbox.osd.v1.ToWatcher
-	(*Push)(nil),                // 57: pillarbox.osd.v1.Push
-	(*Event)(nil),               // 58: pillarbox.osd.v1.Event
-	(*ChunkList)(nil),           // 59: pillarbox.osd.v1.ChunkList
-	(*WantedChunksRequest)(nil), // 60: pillarbox.osd.v1.WantedChunksRequest
-	(*Answers)(nil),             // 61: pillarbox.osd.v1.Answers
-	(*FetchChunkResponse)(nil),  // 62: pillarbox.osd.v1.FetchChunkResponse
-	(*MembersResponse)(nil),     // 63: pillarbox.osd.v1.MembersResponse
-	(*GroupPieces)(nil),         // 64: pillarbox.osd.v1.GroupPieces
-	(*GroupPiece)(nil),          // 65: pillarbox.osd.v1.GroupPiece
-	(*GroupHead)(nil),           // 66: pillarbox.osd.v1.GroupHead
-	(*RaftBatch)(nil),           // 67: pillarbox.osd.v1.RaftBatch
-	(*RaftMessage)(nil),         // 68: pillarbox.osd.v1.RaftMessage
-	(*Beat)(nil),                // 69: pillarbox.osd.v1.Beat
-	(*raftpb.ConfState)(nil),    // 70: raftpb.ConfState
-	(*raftpb.Message)(nil),      // 71: raftpb.Message
+	(*Share)(nil),               // 38: pillarbox.osd.v1.Share
+	(*SetXattr)(nil),            // 39: pillarbox.osd.v1.SetXattr
+	(*RemoveXattr)(nil),         // 40: pillarbox.osd.v1.RemoveXattr
+	(*Purge)(nil),               // 41: pillarbox.osd.v1.Purge
+	(*ReserveVolume)(nil),       // 42: pillarbox.osd.v1.ReserveVolume
+	(*InitVolume)(nil),          // 43: pillarbox.osd.v1.InitVolume
+	(*AttachVolume)(nil),        // 44: pillarbox.osd.v1.AttachVolume
+	(*SealVolume)(nil),          // 45: pillarbox.osd.v1.SealVolume
+	(*DropVolume)(nil),          // 46: pillarbox.osd.v1.DropVolume
+	(*PendVolume)(nil),          // 47: pillarbox.osd.v1.PendVolume
+	(*FreeChunks)(nil),          // 48: pillarbox.osd.v1.FreeChunks
+	(*HoldRequest)(nil),         // 49: pillarbox.osd.v1.HoldRequest
+	(*HeldLock)(nil),            // 50: pillarbox.osd.v1.HeldLock
+	(*FileLock)(nil),            // 51: pillarbox.osd.v1.FileLock
+	(*LockRequest)(nil),         // 52: pillarbox.osd.v1.LockRequest
+	(*LockAnswer)(nil),          // 53: pillarbox.osd.v1.LockAnswer
+	(*HoldResponse)(nil),        // 54: pillarbox.osd.v1.HoldResponse
+	(*FromWatcher)(nil),         // 55: pillarbox.osd.v1.FromWatcher
+	(*Ack)(nil),                 // 56: pillarbox.osd.v1.Ack
+	(*ToWatcher)(nil),           // 57: pillarbox.osd.v1.ToWatcher
+	(*Push)(nil),                // 58: pillarbox.osd.v1.Push
+	(*Event)(nil),               // 59: pillarbox.osd.v1.Event
+	(*ChunkList)(nil),           // 60: pillarbox.osd.v1.ChunkList
+	(*WantedChunksRequest)(nil), // 61: pillarbox.osd.v1.WantedChunksRequest
+	(*Answers)(nil),             // 62: pillarbox.osd.v1.Answers
+	(*FetchChunkResponse)(nil),  // 63: pillarbox.osd.v1.FetchChunkResponse
+	(*MembersResponse)(nil),     // 64: pillarbox.osd.v1.MembersResponse
+	(*GroupPieces)(nil),         // 65: pillarbox.osd.v1.GroupPieces
+	(*GroupPiece)(nil),          // 66: pillarbox.osd.v1.GroupPiece
+	(*GroupHead)(nil),           // 67: pillarbox.osd.v1.GroupHead
+	(*RaftBatch)(nil),           // 68: pillarbox.osd.v1.RaftBatch
+	(*RaftMessage)(nil),         // 69: pillarbox.osd.v1.RaftMessage
+	(*Beat)(nil),                // 70: pillarbox.osd.v1.Beat
+	(*raftpb.ConfState)(nil),    // 71: raftpb.ConfState
+	(*raftpb.Message)(nil),      // 72: raftpb.Message
 }
 var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	3,  // 0: pillarbox.osd.v1.Failure.leader:type_name -> pillarbox.osd.v1.Leader
@@ -4896,87 +5005,88 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	35, // 14: pillarbox.osd.v1.Change.rename:type_name -> pillarbox.osd.v1.Rename
 	36, // 15: pillarbox.osd.v1.Change.set_attr:type_name -> pillarbox.osd.v1.SetAttr
 	37, // 16: pillarbox.osd.v1.Change.write:type_name -> pillarbox.osd.v1.Write
-	38, // 17: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
-	39, // 18: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
-	40, // 19: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
-	41, // 20: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
-	42, // 21: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
-	43, // 22: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
-	44, // 23: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
-	45, // 24: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
-	46, // 25: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
-	47, // 26: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
-	18, // 27: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
-	19, // 28: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
-	49, // 29: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
-	50, // 30: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
-	50, // 31: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
-	50, // 32: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
-	55, // 33: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
-	57, // 34: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
-	58, // 35: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
-	19, // 36: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
-	19, // 37: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
-	65, // 38: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
-	66, // 39: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
-	70, // 40: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
-	68, // 41: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
-	71, // 42: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
-	7,  // 43: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
-	6,  // 44: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
-	10, // 45: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
-	6,  // 46: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
-	13, // 47: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
-	6,  // 48: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
-	16, // 49: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
-	5,  // 50: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
-	21, // 51: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
-	28, // 52: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
-	5,  // 53: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
-	23, // 54: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
-	25, // 55: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
-	26, // 56: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
-	48, // 57: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
-	51, // 58: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
-	54, // 59: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
-	59, // 60: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
-	19, // 61: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
-	59, // 62: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
-	60, // 63: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	5,  // 64: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
-	5,  // 65: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
-	67, // 66: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
-	0,  // 67: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
-	8,  // 68: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
-	9,  // 69: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
-	11, // 70: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
-	12, // 71: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
-	14, // 72: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
-	15, // 73: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
-	17, // 74: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
-	20, // 75: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
-	22, // 76: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
-	30, // 77: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
-	4,  // 78: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
-	24, // 79: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
-	4,  // 80: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
-	27, // 81: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
-	53, // 82: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
-	52, // 83: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
-	56, // 84: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
-	61, // 85: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
-	62, // 86: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
-	4,  // 87: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
-	61, // 88: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
-	63, // 89: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
-	64, // 90: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
-	69, // 91: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
-	1,  // 92: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
-	68, // [68:93] is the sub-list for method output_type
-	43, // [43:68] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	39, // 17: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
+	40, // 18: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
+	41, // 19: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
+	42, // 20: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
+	43, // 21: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
+	44, // 22: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
+	45, // 23: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
+	46, // 24: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
+	47, // 25: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
+	48, // 26: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
+	38, // 27: pillarbox.osd.v1.Change.share:type_name -> pillarbox.osd.v1.Share
+	18, // 28: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
+	19, // 29: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
+	50, // 30: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
+	51, // 31: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
+	51, // 32: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
+	51, // 33: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
+	56, // 34: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
+	58, // 35: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
+	59, // 36: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
+	19, // 37: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 38: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
+	66, // 39: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
+	67, // 40: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
+	71, // 41: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
+	69, // 42: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
+	72, // 43: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
+	7,  // 44: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
+	6,  // 45: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
+	10, // 46: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
+	6,  // 47: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
+	13, // 48: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
+	6,  // 49: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
+	16, // 50: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
+	5,  // 51: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
+	21, // 52: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
+	28, // 53: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
+	5,  // 54: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
+	23, // 55: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
+	25, // 56: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
+	26, // 57: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
+	49, // 58: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
+	52, // 59: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
+	55, // 60: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
+	60, // 61: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
+	19, // 62: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
+	60, // 63: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
+	61, // 64: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	5,  // 65: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
+	5,  // 66: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
+	68, // 67: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
+	0,  // 68: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
+	8,  // 69: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
+	9,  // 70: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
+	11, // 71: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
+	12, // 72: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
+	14, // 73: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
+	15, // 74: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
+	17, // 75: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
+	20, // 76: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
+	22, // 77: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
+	30, // 78: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
+	4,  // 79: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
+	24, // 80: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
+	4,  // 81: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
+	27, // 82: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
+	54, // 83: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
+	53, // 84: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
+	57, // 85: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
+	62, // 86: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
+	63, // 87: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
+	4,  // 88: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
+	62, // 89: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
+	64, // 90: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
+	65, // 91: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
+	70, // 92: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
+	1,  // 93: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
+	69, // [69:94] is the sub-list for method output_type
+	44, // [44:69] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_osd_osdrpc_osdv1_osd_proto_init() }
@@ -5001,6 +5111,7 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 		(*Change_DropVolume)(nil),
 		(*Change_PendVolume)(nil),
 		(*Change_FreeChunks)(nil),
+		(*Change_Share)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5008,7 +5119,7 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_osd_osdrpc_osdv1_osd_proto_rawDesc), len(file_osd_osdrpc_osdv1_osd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   70,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
