@@ -32,6 +32,7 @@ var errnos = [...]syscall.Errno{
 	objstore.Unsupported:  syscall.EOPNOTSUPP,
 	objstore.Fenced:       syscall.EIO,
 	objstore.Deadlock:     syscall.EDEADLK,
+	objstore.NoKey:        syscall.EACCES,
 }
 
 // status turns an error into what the kernel is told. What ends as EIO is

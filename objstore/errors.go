@@ -30,6 +30,7 @@ const (
 	Fenced                       // EIO: the session has ended; its changes are refused
 	Elsewhere                    // EIO: another OSD has to be asked; see LeaderError
 	Deadlock                     // EDEADLK: waiting for a lock would never end
+	NoKey                        // EACCES: encrypted, and the key is not here or was destroyed
 )
 
 var kindText = [...]string{
@@ -38,7 +39,7 @@ var kindText = [...]string{
 	Stale: "stale inode", NameTooLong: "name too long", Invalid: "invalid argument", NoAttr: "no such attribute",
 	TooManyLinks: "too many links", TooBig: "too big", NotPermitted: "not permitted", Corrupt: "corrupt data",
 	Unavailable: "store unavailable", Unsupported: "not supported", Fenced: "session fenced",
-	Elsewhere: "to be asked of another OSD", Deadlock: "deadlock",
+	Elsewhere: "to be asked of another OSD", Deadlock: "deadlock", NoKey: "no key",
 }
 
 func (k Kind) Error() string {

@@ -5,6 +5,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -50,6 +51,30 @@ func (s *Store) Count(op string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.counts[op]
+}
+
+// Holds says whether any body or name contains the bytes.
+func (s *Store) Holds(b []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, body := range s.bodies {
+		if bytes.Contains(body, b) {
+			return true
+		}
+	}
+	found := false
+	s.view.Scan(nil, nil, func(_, val []byte) bool { // a MapView's never fails
+		found = found || bytes.Contains(val, b)
+		return !found
+	})
+	return found
+}
+
+// Tamper makes fn change the bytes of pooled chunks.
+func (s *Store) Tamper(fn func(bodies map[objstore.ChunkID][]byte)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fn(s.bodies)
 }
 
 // Check runs the volume's own check and returns what it finds.
@@ -153,7 +178,7 @@ func (s *Store) Apply(_ context.Context, c objstore.Change, p objstore.Promise) 
 	s.counts[fmt.Sprintf("Apply/%d", p)]++
 	if w, ok := c.(objstore.Write); ok {
 		for _, e := range w.Extents {
-			if b, have := s.bodies[e.Chunk]; e.Kind == objstore.Pooled && (!have || len(b) < int(e.ChunkOff+e.Len)) {
+			if b, have := s.bodies[e.Chunk]; e.Kind == objstore.Pooled && (!have || len(b) < int(e.ChunkOff+e.Len) && !e.Chunk.Sealed()) {
 				return objstore.Result{}, fmt.Errorf("write names chunk %v that nobody stored: %w", e.Chunk, objstore.Invalid)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"pillarbox/mon/monrpc"
 	"pillarbox/objstore"
 	"pillarbox/objstore/client"
+	"pillarbox/objstore/seal"
 	"pillarbox/osd"
 )
 
@@ -25,6 +26,7 @@ type stack struct {
 	cmap   *objstore.Map
 	osd    *osd.OSD
 	client *client.Client
+	sealed *seal.Store
 	fs     *cachefs.FS
 	mount  *fusefs.Mounted
 	dev    uint64 // of the mount
@@ -60,11 +62,33 @@ func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
-	if s.client, err = client.New(ctx, s.cmap, session, client.Embedded(s.osd), client.Options{Log: log}); err != nil {
+	if s.client, err = client.New(ctx, s.cmap, session, client.Embedded(s.osd), client.Options{Log: log, Found: s.found}); err != nil {
 		return nil, err
 	}
-	s.fs, err = cachefs.New(s.client, cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx})
+	if err = s.openKeys(d, opt, log); err != nil {
+		return nil, err
+	}
+	s.fs, err = cachefs.New(s.sealed, cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx})
 	return s, err
+}
+
+// found makes a new account encrypted, where that is wanted.
+func (s *stack) found(ctx context.Context, vol objstore.VolumeID, parent objstore.Ino) ([]objstore.Change, error) {
+	return s.sealed.Found(ctx, vol, parent)
+}
+
+// openKeys puts the encryption between client and cachefs. A data directory that
+// may have encrypted accounts from now on says so; d is nil in a cluster.
+func (s *stack) openKeys(d *dataDir, opt upOptions, log *slog.Logger) (err error) {
+	if s.sealed, err = seal.New(s.client, opt.keyFile, log); err != nil {
+		return err
+	}
+	if d == nil || opt.keyFile == "" || d.info.Format >= storeFormat {
+		return nil
+	}
+	newer := *d.info
+	newer.Format = storeFormat
+	return d.writeInfo(&newer)
 }
 
 // mountAt mounts the open store.

@@ -109,7 +109,10 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 	if err != nil {
 		return nil, fmt.Errorf("name of this host: %w", err)
 	}
-	if s.client, err = client.New(ctx, s.cmap, session, conns, client.Options{Log: log, Host: host, Timeout: opt.timeout}); err != nil {
+	if s.client, err = client.New(ctx, s.cmap, session, conns, client.Options{Log: log, Host: host, Timeout: opt.timeout, Found: s.found}); err != nil {
+		return nil, err
+	}
+	if err = s.openKeys(nil, opt, log); err != nil {
 		return nil, err
 	}
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -125,9 +128,12 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 		})
 	}()
 	s.closers = append(s.closers, func() error { stop(); <-ended; return nil })
-	if s.fs, err = cachefs.New(s.client, cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx}); err != nil {
+	if s.fs, err = cachefs.New(s.sealed, cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx}); err != nil {
 		return nil, err
 	}
-	s.client.SetWatcher(s.fs)
-	return s, nil
+	s.client.SetWatcher(s.sealed.Watcher(s.fs))
+	if opt.encrypt {
+		err = s.sealed.Encrypt(ctx)
+	}
+	return s, err
 }

@@ -15,8 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// storeFormat is the newest format of a data directory that this program reads.
-const storeFormat = 1
+// The formats of a data directory: the first, and the newest that this program
+// reads, which may have encrypted accounts. A store that was never opened with a
+// key file keeps the first one.
+const (
+	firstStoreFormat = 1
+	storeFormat      = 2
+)
 
 const (
 	storeFile = "store.json"

@@ -277,7 +277,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 			t.Cleanup(func() { own.release() })
 		}, nil},
 		{"newer", exitNewer, func(t *testing.T, d, _ string) {
-			write(t, d+"/store.json", `{"format":2,"something":"else"}`)
+			write(t, d+"/store.json", `{"format":3,"something":"else"}`)
 		}, nil},
 		{"something else", exitForeign, func(t *testing.T, d, _ string) { write(t, d+"/notes.txt", "") }, nil},
 		{"data a file", exitForeign, func(t *testing.T, d, _ string) { write(t, d, "") }, nil},

@@ -64,7 +64,7 @@ func (o *upOptions) args() []string {
 	for _, f := range []struct {
 		set  bool
 		name string
-	}{{o.dirSync, "dirsync"}, {o.nonempty, "nonempty"}, {o.debug, "debug"}, {o.suid, "suid"}, {o.dev, "dev"}, {o.noExec, "noexec"}} {
+	}{{o.dirSync, "dirsync"}, {o.nonempty, "nonempty"}, {o.debug, "debug"}, {o.suid, "suid"}, {o.dev, "dev"}, {o.noExec, "noexec"}, {o.encrypt, "encrypt"}} {
 		if f.set {
 			list = append(list, f.name)
 		}
@@ -74,6 +74,9 @@ func (o *upOptions) args() []string {
 	}
 	if len(list) > 0 {
 		args = append(args, "-o", strings.Join(list, ","))
+	}
+	if o.keyFile != "" {
+		args = append(args, "--key-file", o.keyFile)
 	}
 	if o.metrics != "" {
 		args = append(args, "--metrics", o.metrics)

@@ -48,6 +48,10 @@ func (o *upOptions) parseMountOption(name, value string) error {
 		o.logFile = value
 	case "log-format", "log_format":
 		o.logFormat = value
+	case "key-file", "key_file":
+		o.keyFile = value
+	case "encrypt":
+		o.encrypt = true
 	case "suid":
 		o.suid = true
 	case "nosuid":

@@ -98,7 +98,11 @@ func runS3(c *cli.Context) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(signals)
-	s, err := openClusterStack(c.Context, upOptions{conf: c.String("conf")}, log)
+	up := upOptions{conf: c.String("conf"), keyFile: c.String("key-file")}
+	if err := up.checkKeys(); err != nil {
+		return err
+	}
+	s, err := openClusterStack(c.Context, up, log)
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,8 @@ type upOptions struct {
 	logFile           string // only in the background
 	s3                s3Options
 	metrics           string
+	keyFile           string // of encrypted accounts; empty: none
+	encrypt           bool   // new accounts
 }
 
 const defaultVolumeDepth = 2
@@ -47,6 +49,8 @@ func upFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "nonempty", Usage: "mount over a directory that is not empty"},
 		&cli.StringFlag{Name: "o", Usage: "mount `OPTIONS` as in /etc/fstab, separated by commas"},
 		&cli.StringFlag{Name: "s3", Value: s3Addr, Usage: "with --data: `HOST:PORT` to serve S3 on, or off"},
+		keyFileFlag(),
+		&cli.BoolFlag{Name: "encrypt", Usage: "with --key-file: encrypt the mail of accounts that are made from now on, and of all in a new store"},
 		metricsFlag(),
 	}, s3Flags()...), logFlags()...)
 }
@@ -245,7 +249,7 @@ func makeStore(d *dataDir, opt upOptions) (*dataDir, error) {
 	if depth == 0 {
 		depth = defaultVolumeDepth
 	}
-	return d, d.writeInfo(&storeInfo{Format: storeFormat, FSID: mon.NewFSID(), Created: time.Now().UTC().Truncate(time.Second), VolumeDepth: depth})
+	return d, d.writeInfo(&storeInfo{Format: firstStoreFormat, FSID: mon.NewFSID(), Created: time.Now().UTC().Truncate(time.Second), VolumeDepth: depth})
 }
 
 // start opens the store and mounts it. A signal cancels it.
@@ -273,6 +277,9 @@ func start(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger, sig
 		whole.Complete = true
 		err = d.writeInfo(&whole)
 	}
+	if err == nil && opt.encrypt {
+		err = s.sealed.Encrypt(ctx)
+	}
 	if err == nil {
 		err = s.mountAt(ctx, opt.point, d.path, opt, log)
 	}
@@ -282,11 +289,28 @@ func start(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger, sig
 	return s, nil
 }
 
+// checkKeys makes the key file's path absolute.
+func (o *upOptions) checkKeys() error {
+	if o.keyFile == "" {
+		if o.encrypt {
+			return usageError("--encrypt needs --key-file FILE; 'pillarbox key create' makes one")
+		}
+		return nil
+	}
+	path, err := absolute(o.keyFile)
+	if err != nil {
+		return failure(exitFailure, "key file: %w", err)
+	}
+	o.keyFile = path
+	return nil
+}
+
 // parseUp reads the options of up and mount.
 func parseUp(c *cli.Context) (upOptions, error) {
 	opt := upOptions{
 		volumeDepth: c.Int("volume-depth"), dirSync: c.Bool("dirsync"), nonempty: c.Bool("nonempty"),
 		debug: c.Bool("debug"), logFormat: c.String("log-format"), logFile: c.String("log-file"), data: c.String("data"), conf: c.String("conf"),
+		keyFile: c.String("key-file"), encrypt: c.Bool("encrypt"),
 	}
 	if c.IsSet("volume-depth") && opt.volumeDepth == 0 {
 		opt.volumeDepth = -1 // refused below
@@ -329,6 +353,9 @@ func parseUp(c *cli.Context) (upOptions, error) {
 		}
 	} else if opt.data, err = absolute(opt.data); err != nil {
 		return opt, failure(exitFailure, "%w", err)
+	}
+	if err := opt.checkKeys(); err != nil {
+		return opt, err
 	}
 	if opt.point, err = absolute(args[len(args)-1]); err != nil {
 		return opt, failure(exitMountpoint, "mount point: %w", err)

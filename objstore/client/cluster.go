@@ -38,6 +38,10 @@ type Options struct {
 	Slow    time.Duration // how long a chunk's last replicas are waited for when MinSize have it; 2 s
 	Hedge   time.Duration // how soon, at the earliest, a second replica is asked; 10 ms
 
+	// Found says what is to be changed in the volume of a new account, below
+	// parent, before it has a name; nil: nothing.
+	Found func(ctx context.Context, vol objstore.VolumeID, parent objstore.Ino) ([]objstore.Change, error)
+
 	// Settle is how old a note of an unfinished account must be, at least,
 	// before another client takes its maker for dead; 5 min.
 	Settle time.Duration

@@ -82,6 +82,9 @@ func (c *Client) makeAccount(ctx context.Context, ch objstore.Create, p objstore
 	}
 	vol := res.Attr.Ino.Volume()
 	_, err = c.apply(ctx, objstore.InitVolume{Vol: vol, Parent: ch.Parent, Mode: ch.Mode, Uid: ch.Uid, Gid: ch.Gid}, objstore.Committed)
+	if err == nil && c.opt.Found != nil {
+		err = c.found(ctx, vol, ch.Parent)
+	}
 	if err == nil {
 		_, err = c.apply(ctx, objstore.AttachVolume{Vol: vol, Parent: ch.Parent, Name: ch.Name}, p)
 	}
@@ -94,6 +97,17 @@ func (c *Client) makeAccount(ctx context.Context, ch objstore.Create, p objstore
 	}
 	a, err := c.GetAttr(ctx, objstore.VolumeRoot(vol))
 	return objstore.Result{Attr: a}, err
+}
+
+// found makes what Options.Found wants of a new volume.
+func (c *Client) found(ctx context.Context, vol objstore.VolumeID, parent objstore.Ino) error {
+	changes, err := c.opt.Found(ctx, vol, parent)
+	for _, ch := range changes {
+		if err == nil {
+			_, err = c.apply(ctx, ch, objstore.Committed)
+		}
+	}
+	return err
 }
 
 // uncertain says whether a change that failed may have been made all the same.

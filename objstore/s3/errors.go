@@ -120,6 +120,8 @@ func toError(err error) *Error {
 		return fail("EntityTooLarge")
 	case errors.Is(err, objstore.NoSpace), errors.Is(err, objstore.Quota):
 		return fail("InsufficientCapacity")
+	case errors.Is(err, objstore.NoKey):
+		return failWith("AccessDenied", "The object is encrypted, and its key is not here.")
 	case errors.Is(err, objstore.NameTooLong):
 		return fail("KeyTooLongError")
 	case errors.Is(err, objstore.TooBig):

@@ -38,7 +38,7 @@ func mountStore(t *testing.T, s *site) {
 			}
 		}
 	})
-	d := start(t, s, "pillarbox", []string{"HOME=/nonexistent"}, program, "up", "--data", s.data, s.mail)
+	d := start(t, s, "pillarbox", []string{"HOME=/nonexistent"}, append(append([]string{program, "up", "--data", s.data}, s.args...), s.mail)...)
 	t.Cleanup(func() {
 		if err := d.stop(t); err != nil {
 			t.Errorf("pillarbox up ended with: %v", err)

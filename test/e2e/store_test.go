@@ -17,15 +17,17 @@ type site struct {
 	mail string
 	// data is the store's directory.
 	data string
+	// args are further ones of the store's program.
+	args []string
 }
 
 // plain says whether a plain directory takes the mount's place.
 func plain() bool { return os.Getenv("PILLARBOX_TEST_PLAIN") != "" }
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, args ...string) *site {
 	t.Helper()
 	base := newBase(t)
-	s := &site{base: base, mail: filepath.Join(base, "mail"), data: filepath.Join(base, "data")}
+	s := &site{base: base, mail: filepath.Join(base, "mail"), data: filepath.Join(base, "data"), args: args}
 	mkdir(t, s.mail, 0, 0o755)
 	if !plain() {
 		mountStore(t, s)

@@ -4,30 +4,55 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"pillarbox/test/harness"
 )
 
 // TestRandomFile changes one file in all ways there are and compares it with a
 // model in memory after each.
 func TestRandomFile(t *testing.T) {
-	p := newPlace(t)
-	r := seeded(t)
-	for _, c := range []struct {
-		name         string
-		steps        int
-		base, extent int64 // changes lie in [base, base+extent)
-		long         int64 // bytes that a change covers at most
-	}{
+	randomFiles(t, newPlace(t), []randomFile{
 		{"tiny", 3000, 0, 3000, 600},
 		{"index", 3000, 0, 40_000, 200},
 		{"small", 4000, 0, 300_000, 70_000},
 		{"chunk border", 1500, 4<<20 - 200_000, 400_000, 100_000},
 		{"large", 300, 0, 13 << 20, 9 << 20},
 		{"region border", 800, 1<<32 - 100_000, 200_000, 50_000},
-	} {
+	})
+}
+
+// TestRandomFileEncrypted does the same in an encrypted store.
+func TestRandomFileEncrypted(t *testing.T) {
+	keys := filepath.Join(t.TempDir(), "keys")
+	if out, err := exec.Command(harness.Binary(t), "key", "create", "--key-file", keys).CombinedOutput(); err != nil {
+		t.Fatalf("key create: %v\n%s", err, out)
+	}
+	randomFiles(t, newPlace(t, "--encrypt", "--key-file", keys), []randomFile{
+		{"tiny", 1000, 0, 3000, 600},
+		{"index", 1000, 0, 40_000, 200},
+		{"small", 1000, 0, 300_000, 70_000},
+		{"chunk border", 500, 4<<20 - 200_000, 400_000, 100_000},
+		{"large", 100, 0, 13 << 20, 9 << 20},
+	})
+}
+
+// randomFile is a file and how it is changed.
+type randomFile struct {
+	name         string
+	steps        int
+	base, extent int64 // changes lie in [base, base+extent)
+	long         int64 // bytes that a change covers at most
+}
+
+func randomFiles(t *testing.T, p *place, files []randomFile) {
+	r := seeded(t)
+	for _, c := range files {
 		p.sub(t, c.name, func(t *testing.T, dir string) {
 			x := &exerciser{t: t, r: rand.New(rand.NewPCG(r.Uint64(), 0)), path: dir + "/f", base: c.base, extent: c.extent, long: c.long}
 			x.run(c.steps)

@@ -27,9 +27,9 @@ type place struct {
 	node *harness.Node // nil when plain
 }
 
-// newPlace starts a mount of its own for the test. When the test ends, the
+// newPlace starts a mount of its own for the test, with further arguments. When the test ends, the
 // program must end properly and fsck must find nothing.
-func newPlace(t *testing.T) *place {
+func newPlace(t *testing.T, args ...string) *place {
 	t.Helper()
 	// Other users must get to it, which they do not through t.TempDir.
 	base, err := os.MkdirTemp("", "pillarbox-posix-")
@@ -44,7 +44,7 @@ func newPlace(t *testing.T) *place {
 	p := &place{root: filepath.Join(base, "mnt")}
 	must(t, os.Mkdir(p.root, 0o755))
 	if !plain {
-		n := harness.Start(t, harness.Options{Mount: p.root, Data: filepath.Join(base, "data")})
+		n := harness.Start(t, harness.Options{Mount: p.root, Data: filepath.Join(base, "data"), Args: args})
 		p.node = n
 		t.Cleanup(func() {
 			n.Term()
