@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"pillarbox/objstore"
 	"pillarbox/objstore/volume"
 )
@@ -26,7 +28,8 @@ type fabric struct {
 	mu   sync.Mutex
 	m    *objstore.Map
 	osds map[int]*OSD
-	cut  map[[2]int]bool // from, to
+	cut  map[[2]int]bool                        // from, to
+	lost func(from, to int, m RaftMessage) bool // says which messages the network loses; called with mu held
 	ends map[int]*endpoint
 }
 
@@ -41,6 +44,9 @@ type endpoint struct {
 func (e *endpoint) Send(to int, ms []RaftMessage) {
 	e.f.mu.Lock()
 	defer e.f.mu.Unlock()
+	if e.f.lost != nil {
+		ms = slices.DeleteFunc(ms, func(m RaftMessage) bool { return e.f.lost(e.id, to, m) })
+	}
 	box := e.boxes[to]
 	if box == nil {
 		box = make(chan []RaftMessage, 1000)
@@ -483,6 +489,74 @@ func TestALeaderCutOffServesNothing(t *testing.T) {
 	f.sameEverywhere()
 	if names := f.names(objstore.VolumeRoot(1)); len(names) != 1 || names["kept"] == 0 {
 		t.Fatalf("found %v", names)
+	}
+}
+
+// TestALeaderThatDoesNotLeadYetOffersItsStateAgain: a new leader needs a member
+// that lacks its state, and the first offer of it was lost.
+func TestALeaderThatDoesNotLeadYetOffersItsStateAgain(t *testing.T) {
+	f := newFabric(t, 3)
+	f.eventually("three voters everywhere", f.whole)
+	f.makeVolumes(0, 1)
+	pg := f.m.Group(1)
+	f.kill(0)
+	for i := range 50 {
+		if _, err := f.apply(objstore.Request{}, objstore.Create{Parent: objstore.VolumeRoot(1), Name: fmt.Sprint(i), Mode: objstore.ModeRegular}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	behind, err := f.osds[1].groups[pg].Load().storage.LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader, follower := 1, 2 // for good: the first that is up of the group's OSDs gets the lead
+	if acting := f.m.Acting(f.m.Meta(), pg); slices.Index(acting, 2) < slices.Index(acting, 1) {
+		leader, follower = 2, 1
+	}
+	f.eventually("the follower keeps no log that goes back far enough", func() bool {
+		_, unlock, err := f.osds[leader].leading(pg)
+		if err != nil {
+			return false
+		}
+		unlock()
+		if err := f.osds[follower].flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		first, err := f.osds[follower].groups[pg].Load().storage.FirstIndex()
+		return err == nil && first+10 > behind
+	})
+	offered := make(chan struct{})
+	once := sync.OnceFunc(func() { close(offered) })
+	f.mu.Lock()
+	f.cut[[2]int{leader, 0}] = true
+	f.lost = func(from, to int, m RaftMessage) bool {
+		lose := to == 0 && m.PG == pg && m.Msg.GetType() == raftpb.MsgSnap
+		if lose {
+			once()
+		}
+		return lose
+	}
+	f.mu.Unlock()
+	f.start(0)
+	f.kill(leader)
+	select {
+	case <-offered:
+	case <-time.After(60 * time.Second):
+		f.dump()
+		t.Fatal("no state was offered")
+	}
+	f.mu.Lock()
+	f.lost = nil
+	f.mu.Unlock()
+	f.eventually("the new leader leads", func() bool {
+		_, unlock, err := f.osds[follower].leading(pg)
+		if err == nil {
+			unlock()
+		}
+		return err == nil
+	})
+	if n := len(f.names(objstore.VolumeRoot(1))); n != 50 {
+		t.Errorf("%d of 50 names left", n)
 	}
 }
 

@@ -182,8 +182,12 @@ func (g *group) tick(m *objstore.Map, now int64) error {
 		return err
 	}
 	// Groups take turns: each looks at its members about once a second.
-	if g.leads && (now+int64(g.id))%10 == 0 {
-		g.retrySnapshots()
+	if (now+int64(g.id))%10 != 0 || g.role != raft.StateLeader {
+		return nil
+	}
+	// Before it leads, too: it may need the very members that lack its state.
+	g.retrySnapshots()
+	if g.leads {
 		g.reconfigure(m)
 		if old := g.seen.silent(now); len(old) > 0 {
 			if _, err := g.propose(old); err != nil {
@@ -194,9 +198,8 @@ func (g *group) tick(m *objstore.Map, now int64) error {
 		if err := g.expireHolders(now); err != nil {
 			return err
 		}
-		return g.process()
 	}
-	return nil
+	return g.process()
 }
 
 // peerLost takes in that another member is dead: its groups elect a new leader
