@@ -75,23 +75,21 @@ func (l *listener) ctx(t *testing.T) context.Context {
 	return objstore.WithLease(t.Context(), objstore.Lease{Session: l.sub.session, Stream: l.sub.ID()})
 }
 
-func (f *fabric) leader(pg uint32) *OSD {
+// leader waits until a group is led by the OSD that is given the lead for good:
+// the first of the group's that runs.
+func (f *fabric) leader(pg uint32) (found *OSD) {
 	f.t.Helper()
-	var found *OSD
 	f.eventually("a leader", func() bool {
-		for _, o := range f.all() {
-			g := o.groups[pg].Load()
-			if g == nil {
-				continue
-			}
-			g.mu.RLock()
-			leads := g.leads
-			g.mu.RUnlock()
-			if leads {
-				found = o
+		for _, id := range f.m.Acting(f.m.Meta(), pg) {
+			if found = f.reach(id, id); found != nil {
+				break
 			}
 		}
-		return found != nil
+		_, unlock, err := found.leading(pg)
+		if err == nil {
+			unlock()
+		}
+		return err == nil
 	})
 	return found
 }
