@@ -37,7 +37,9 @@ func (c *checksum) kind() string {
 var algorithms = []string{"CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"}
 
 // nvme is the polynomial of CRC-64/NVME, reversed.
-var nvme = crc64.MakeTable(0x9a6c9329ac4bc9b5)
+var nvme = crc64.MakeTable(nvmePoly)
+
+const nvmePoly = 0x9a6c9329ac4bc9b5
 
 func newHash(algorithm string) hash.Hash {
 	switch algorithm {

@@ -142,59 +142,64 @@ func (q *request) choose(u *upload, named []completePart) ([]storedPart, error) 
 	return chosen, nil
 }
 
-// assemble makes the object of an upload's parts.
+// assemble makes the object of an upload's parts, which share their bytes with it.
 func (q *request) assemble(u *upload, named []completePart, want string, cond conditions) (*version, error) {
 	parts, err := q.choose(u, named)
 	if err != nil {
 		return nil, err
 	}
-	algorithm := u.Algorithm
-	whole := ""
-	if !u.Composite {
-		whole = algorithm
+	o := u.Object
+	if err := o.join(u, parts); err != nil {
+		return nil, err
 	}
-	p, err := q.b.begin(q.ctx, q.key, whole)
+	if want != "" && o.Sum != nil && strings.Split(want, "-")[0] != strings.Split(o.Sum.Value, "-")[0] {
+		return nil, failWith("BadDigest", "The checksum of the object did not match.")
+	}
+	p, err := q.b.begin(q.ctx, q.key, "")
 	if err != nil {
 		return nil, err
 	}
 	defer p.f.Release()
-	o := u.Object
-	etags, sums := md5.New(), newHash(algorithm)
 	for _, s := range parts {
-		f, err := q.b.ns.Open(q.ctx, s.ino)
-		if err != nil {
+		if err := q.copyRange(p, s.ino, 0, s.Size, false); err != nil {
 			return nil, noUpload(err)
 		}
-		err = readFile(q.ctx, f, 0, s.Size, func(b []byte) error { q.patience(); return p.add(q.ctx, b) })
-		f.Release()
-		if err != nil {
-			return nil, err
-		}
+	}
+	return q.commit(q.key, &o, p, cond)
+}
+
+// join works out what is known of an object from what is known of its parts.
+func (o *object) join(u *upload, parts []storedPart) error {
+	etags, sums := md5.New(), newHash(u.Algorithm)
+	whole := newJoined(u.Algorithm)
+	for _, s := range parts {
 		raw, err := hex.DecodeString(s.ETag)
 		if err != nil {
-			return nil, fmt.Errorf("ETag of part %d of upload %s: %w", s.number, u.id, objstore.Corrupt)
+			return fmt.Errorf("ETag of part %d of upload %s: %w", s.number, u.id, objstore.Corrupt)
 		}
 		etags.Write(raw)
 		one := part{Number: s.number, Size: s.Size}
-		if s.Sum != nil {
-			one.Sum = s.Sum.Value
-			if raw, err := base64.StdEncoding.DecodeString(s.Sum.Value); err == nil && sums != nil {
-				sums.Write(raw)
+		if u.Algorithm != "" {
+			if s.Sum == nil || s.Sum.Algorithm != u.Algorithm {
+				return fmt.Errorf("part %d of upload %s has no %s: %w", s.number, u.id, u.Algorithm, objstore.Corrupt)
 			}
+			if raw, err = base64.StdEncoding.DecodeString(s.Sum.Value); err != nil {
+				return fmt.Errorf("checksum of part %d of upload %s: %w: %w", s.number, u.id, objstore.Corrupt, err)
+			}
+			one.Sum = s.Sum.Value
+			sums.Write(raw)
+			whole.add(raw, s.Size)
 		}
 		o.Parts = append(o.Parts, one)
 	}
 	o.ETag = fmt.Sprintf("%x-%d", etags.Sum(nil), len(parts))
 	o.Upload = u.id
 	switch {
-	case algorithm == "":
+	case u.Algorithm == "":
 	case u.Composite:
-		o.Sum = &checksum{algorithm, fmt.Sprintf("%s-%d", base64.StdEncoding.EncodeToString(sums.Sum(nil)), len(parts)), true}
+		o.Sum = &checksum{u.Algorithm, fmt.Sprintf("%s-%d", base64.StdEncoding.EncodeToString(sums.Sum(nil)), len(parts)), true}
 	default:
-		o.Sum = &checksum{algorithm, p.dgst.checksum(), false}
+		o.Sum = &checksum{u.Algorithm, whole.value(), false}
 	}
-	if want != "" && o.Sum != nil && strings.Split(want, "-")[0] != strings.Split(o.Sum.Value, "-")[0] {
-		return nil, failWith("BadDigest", "The checksum of the object did not match.")
-	}
-	return q.commit(q.key, &o, p, cond)
+	return nil
 }

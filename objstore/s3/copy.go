@@ -133,12 +133,9 @@ func (x *copyXML) setSum(s *checksum) {
 	}
 }
 
+// copyFrom makes an object of another's bytes, which are shared where both are in
+// one volume. What was known of them holds for the copy.
 func (q *request) copyFrom(v *version, o *object, algorithm string, cond conditions) (*version, error) {
-	f, err := q.b.ns.Open(q.ctx, v.attr.Ino)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Release()
 	if err := q.checkQuota(v.attr.Size); err != nil {
 		return nil, err
 	}
@@ -147,12 +144,35 @@ func (q *request) copyFrom(v *version, o *object, algorithm string, cond conditi
 		return nil, err
 	}
 	defer p.f.Release()
-	if err := readFile(q.ctx, f, 0, v.attr.Size, func(b []byte) error { q.patience(); return p.add(q.ctx, b) }); err != nil {
+	etag, err := q.b.etag(q.ctx, v)
+	if err != nil {
 		return nil, err
 	}
-	o.ETag = p.dgst.etag()
-	if algorithm != "" {
+	known := algorithm == "" || v.Sum != nil && v.Sum.Algorithm == algorithm
+	if err := q.copyRange(p, v.attr.Ino, 0, v.attr.Size, !known); err != nil {
+		return nil, err
+	}
+	if err := q.unchanged(v); err != nil {
+		return nil, err
+	}
+	o.ETag, o.Parts = etag, v.Parts
+	switch {
+	case known:
+		o.Sum = v.Sum
+	default:
 		o.Sum = &checksum{Algorithm: algorithm, Value: p.dgst.checksum()}
 	}
 	return q.commit(q.key, o, p, cond)
+}
+
+// unchanged fails if a source's bytes may not be those that its ETag is about.
+func (q *request) unchanged(v *version) error {
+	a, err := q.b.ns.GetAttr(q.ctx, v.attr.Ino)
+	if err != nil {
+		return err
+	}
+	if a.Size != v.attr.Size || a.Mtime != v.attr.Mtime {
+		return errBusy(q.b, v.key)
+	}
+	return nil
 }

@@ -54,6 +54,7 @@ func (bare) Create(context.Context, objstore.Create) (objstore.Attr, File, error
 	return objstore.Attr{}, nil, objstore.NoSpace
 }
 func (bare) Open(context.Context, objstore.Ino) (File, error) { return nil, objstore.Stale }
+func (bare) Share(context.Context, objstore.Share) error      { return objstore.Stale }
 func (bare) Link(context.Context, objstore.Link) (objstore.Attr, error) {
 	return objstore.Attr{}, objstore.NoSpace
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // An upload is a directory below uploadsDir, its name the upload's id, with a
-// file for each part. Completing it writes the parts into one file.
+// file for each part. The object it becomes shares the parts' bytes.
 
 const (
 	maxParts = 10000

@@ -19,6 +19,7 @@ type Namespace interface {
 	MakeAccount(ctx context.Context, c objstore.Create) (objstore.Attr, error)
 	Create(ctx context.Context, c objstore.Create) (objstore.Attr, File, error)
 	Open(ctx context.Context, ino objstore.Ino) (File, error)
+	Share(ctx context.Context, c objstore.Share) error
 	Link(ctx context.Context, c objstore.Link) (objstore.Attr, error)
 	Remove(ctx context.Context, c objstore.Remove) error
 	Sync(ctx context.Context, ino objstore.Ino) error

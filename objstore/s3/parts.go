@@ -121,21 +121,16 @@ func (q *request) copyPart(u *upload, number int) error {
 		}
 		off, n = first, last-first+1
 	}
-	src, err := q.b.ns.Open(q.ctx, v.attr.Ino)
-	if err != nil {
-		return err
-	}
-	defer src.Release()
 	a, f, err := q.b.create(q.ctx, u.dir)
 	if err != nil {
 		return noUpload(err)
 	}
 	defer f.Release()
 	p := &pending{ino: a.Ino, f: f, dgst: newDigest(u.Algorithm)}
-	if err := readFile(q.ctx, src, off, n, func(b []byte) error { return p.add(q.ctx, b) }); err != nil {
+	if err := q.checkQuota(n); err != nil {
 		return err
 	}
-	if err := q.checkQuota(p.off); err != nil {
+	if err := q.copyRange(p, v.attr.Ino, off, n, true); err != nil {
 		return err
 	}
 	o, err := q.keepPart(u, p, number, u.Algorithm)

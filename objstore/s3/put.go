@@ -128,6 +128,48 @@ func (p *pending) fill(ctx context.Context, body io.Reader, most uint64) error {
 	}
 }
 
+// borrow adds n bytes of a file by sharing them, and says whether that was
+// possible: volumes share nothing. The digest does not hear of them.
+func (p *pending) borrow(ctx context.Context, ns Namespace, src objstore.Ino, from, n uint64) (bool, error) {
+	if n == 0 {
+		return true, nil
+	}
+	err := ns.Share(ctx, objstore.Share{Ino: p.ino, Off: p.off, Src: src, SrcOff: from, Len: n})
+	if errors.Is(err, objstore.CrossVolume) || errors.Is(err, objstore.Unsupported) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	p.off += n
+	return true, nil
+}
+
+// copyRange adds n bytes of a file: shared, or copied. With sum set the digest
+// hears of them either way.
+func (q *request) copyRange(p *pending, src objstore.Ino, from, n uint64, sum bool) error {
+	begin := p.off
+	shared, err := p.borrow(q.ctx, q.b.ns, src, from, n)
+	switch {
+	case err != nil:
+		return err
+	case shared && !sum:
+		return nil
+	case shared:
+		return readFile(q.ctx, p.f, begin, n, func(b []byte) error {
+			q.patience()
+			_, err := p.dgst.Write(b)
+			return err
+		})
+	}
+	f, err := q.b.ns.Open(q.ctx, src)
+	if err != nil {
+		return err
+	}
+	defer f.Release()
+	return readFile(q.ctx, f, from, n, func(b []byte) error { q.patience(); return p.add(q.ctx, b) })
+}
+
 // write makes an object of a body.
 func (q *request) write(key string, o *object, body *body, cond conditions) (*version, error) {
 	if _, dir, ok := nicePath(key); ok && dir && body.size == 0 && !q.b.versioned() {
