@@ -24,7 +24,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 .DEFAULT_GOAL = build
 
-.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster s3 soak e2e bench lint crush-compare proto clean
+.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster s3 soak e2e bench bench-s3 lint crush-compare proto clean
 
 build:
 	go build -o bin/pillarbox ./cmd/pillarbox
@@ -90,6 +90,12 @@ bench: build
 
 lint: vet
 	$(STATICCHECK) ./...
+
+# Compares the S3 gateway with Ceph's, on one disk and in turns; docs/s3.md has a
+# result. Takes some minutes, and sets up a Ceph of its own, which goes again.
+bench-s3: test-deps
+	@command -v radosgw >/dev/null || apt-get install -y --no-install-recommends ceph-mon ceph-osd ceph-mgr ceph-common radosgw
+	go test -tags ceph -count=1 -timeout 60m -v -run '^TestBesideCeph$$' ./test/s3
 
 # Compares placement with that of Ceph's crushtool; docs/crush.md has the result.
 crush-compare:

@@ -1,10 +1,7 @@
 package s3
 
 import (
-	"bytes"
-	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -39,22 +36,7 @@ func BenchmarkS3(b *testing.B) {
 	run(bin, "s3", "user", "create", "--data", node.Data, "--access-key", "benchmark", "--secret-key-file", secret, "bench")
 	run("/usr/bin/aws", "--endpoint-url", "http://127.0.0.1:7499", "s3api", "create-bucket", "--bucket", "bench", "--acl", "public-read-write")
 	disk := b.TempDir()
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
-	do := func(method, key string, body []byte) error {
-		req, err := http.NewRequestWithContext(context.Background(), method, url+"/"+key, bytes.NewReader(body))
-		if err != nil {
-			return err
-		}
-		res, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		defer res.Body.Close()
-		if n, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != 200 || method == http.MethodGet && n == 0 {
-			return fmt.Errorf("%s %s: %s, %d bytes, %w", method, key, res.Status, n, err)
-		}
-		return nil
-	}
+	do := newLoad(url).do
 	onDisk := func(_, key string, body []byte) error {
 		tmp := filepath.Join(disk, key+".tmp")
 		f, err := os.Create(tmp)
