@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"pillarbox/objstore"
 )
 
@@ -24,8 +26,9 @@ type FS struct {
 	purger purger
 	upSem  chan struct{}
 	bufs   buffers
-	chunks atomic.Uint64  // versions handed out in this session
-	wg     sync.WaitGroup // uploads
+	fills  singleflight.Group // chunks being read whole, to be kept
+	chunks atomic.Uint64      // versions handed out in this session
+	wg     sync.WaitGroup     // uploads
 
 	shared  shared
 	forgets atomic.Bool // Forget will be called
@@ -137,7 +140,11 @@ func (fs *FS) newChunk(ino objstore.Ino, off uint64) objstore.ChunkID {
 func (fs *FS) putChunk(ctx context.Context, id objstore.ChunkID, data []byte) error {
 	fs.upSem <- struct{}{}
 	defer func() { <-fs.upSem }()
-	return fs.store.PutChunk(ctx, id, data)
+	err := fs.store.PutChunk(ctx, id, data)
+	if err == nil {
+		fs.keep(id, data)
+	}
+	return err
 }
 
 func now() int64 { return time.Now().UnixNano() }

@@ -135,6 +135,7 @@ func (f *file) tryCommit(ctx context.Context, s snapshot, p objstore.Promise, in
 			return csize, err
 		}
 		csize = r.Attr.Size
+		f.fs.keepResident(w, promise, r)
 	}
 	f.remember(pl.spans)
 	return csize, nil
@@ -370,7 +371,7 @@ func (pl *planner) read(lo, hi uint64) ([]byte, error) {
 		s = s.cut(lo, hi)
 		part := buf[s.off-lo : s.end()-lo]
 		if s.b.state == stored {
-			jobs = append(jobs, fetch{s.b.chunk, s.bo, part})
+			jobs = append(jobs, fetch{s.b.chunk, s.bo, part, s.bo + s.n})
 			continue
 		}
 		copy(part, s.bytes())

@@ -141,7 +141,11 @@ func TestModel(t *testing.T) {
 }
 
 func runModel(t *testing.T, r *rand.Rand, size, piece, steps int, failing bool) {
-	b := newFS(t, Options{DirtyMax: 16 << 20, DirtyPerFile: 8 << 20})
+	o := Options{DirtyMax: 16 << 20, DirtyPerFile: 8 << 20}
+	if size < objstore.ChunkSize {
+		o.Bodies = &memory{}
+	}
+	b := newFS(t, o)
 	ino, h := b.create("f")
 	var mu sync.Mutex
 	fr := rand.New(rand.NewSource(r.Int63()))

@@ -8,12 +8,22 @@ import (
 	"pillarbox/objstore"
 )
 
+// Bodies keeps bytes of chunks near. Its methods may be called from any goroutine,
+// and whatever goes wrong in it costs time only.
+type Bodies interface {
+	// Get fills p with a chunk's bytes from off on and says whether it has them.
+	Get(id objstore.ChunkID, off uint32, p []byte) bool
+	// Put may keep a chunk's first bytes; data is Bodies' from then on. It does not wait.
+	Put(id objstore.ChunkID, data []byte)
+}
+
 // Options of an FS. The zero value means the defaults.
 type Options struct {
 	DirtyMax     int64           // bytes of buffered writes over all files; 64 MiB
 	DirtyPerFile int64           // the same of one file; 16 MiB
 	Uploads      int             // chunks on their way to the data pool at a time; 8
 	DirSync      bool            // every change waits until it is Committed
+	Bodies       Bodies          // what was read and written, kept on this host; nil: none
 	Log          *slog.Logger    // slog.Default()
 	Base         context.Context // of background work; context.Background(). Its cancellation is ignored: Close ends the work
 }

@@ -2,6 +2,7 @@ package cachefs
 
 import (
 	"context"
+	"errors"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,11 +24,12 @@ type window struct {
 	list   []objstore.Extent
 }
 
-// fetch is a part of a read that must come from a chunk.
+// fetch is a part of a read that must come from a chunk, which has size bytes or more.
 type fetch struct {
-	id  objstore.ChunkID
-	off uint32
-	p   []byte
+	id   objstore.ChunkID
+	off  uint32
+	p    []byte
+	size uint32
 }
 
 // Read fills p from off on, less only at the end of the file.
@@ -47,6 +49,7 @@ func (h *Handle) Read(ctx context.Context, p []byte, off uint64) (done int, err 
 }
 
 func (f *file) read(ctx context.Context, p []byte, off uint64) (int, error) {
+	again := false
 	for try := 0; ; try++ {
 		if err := f.refresh(ctx); err != nil {
 			return 0, err
@@ -76,9 +79,16 @@ func (f *file) read(ctx context.Context, p []byte, off uint64) (int, error) {
 				return n, nil
 			}
 		}
-		// A chunk may have been freed by a commit since it was looked up.
+		// A chunk may have been freed by a commit since it was looked up, here or on
+		// another host, whose push may not have come yet.
 		if err != nil && (try >= readRetries || !f.moved(gen)) {
-			return 0, err
+			if gone := errors.Is(err, objstore.Stale) || errors.Is(err, objstore.NotFound); !gone || again {
+				return 0, err
+			}
+			again = true
+			f.mu.Lock()
+			f.invalidate()
+			f.mu.Unlock()
 		}
 	}
 }
@@ -119,7 +129,7 @@ func (f *file) gather(p []byte, off uint64) (jobs []fetch, miss uint64, need boo
 				return nil, pos, true
 			}
 		case top.b.state == stored:
-			jobs = append(jobs, fetch{top.b.chunk, top.bo + uint32(pos-top.off), part})
+			jobs = append(jobs, fetch{top.b.chunk, top.bo + uint32(pos-top.off), part, top.bo + top.n})
 		default:
 			copy(part, top.bytes()[pos-top.off:])
 		}
@@ -165,7 +175,7 @@ func (f *file) committed(jobs []fetch, p []byte, off uint64) (_ []fetch, need bo
 		case objstore.Hole:
 			clear(part)
 		default:
-			jobs = append(jobs, fetch{e.Chunk, e.ChunkOff + uint32(lo-e.Off), part})
+			jobs = append(jobs, fetch{e.Chunk, e.ChunkOff + uint32(lo-e.Off), part, e.ChunkOff + e.Len})
 		}
 		pos = hi
 	}
@@ -229,12 +239,12 @@ func (fs *FS) fetchAll(ctx context.Context, jobs []fetch) error {
 	case 0:
 		return nil
 	case 1:
-		return fs.store.ReadChunk(ctx, jobs[0].id, jobs[0].off, jobs[0].p)
+		return fs.fetch(ctx, jobs[0])
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(readWidth)
 	for _, j := range jobs {
-		g.Go(func() error { return fs.store.ReadChunk(ctx, j.id, j.off, j.p) })
+		g.Go(func() error { return fs.fetch(ctx, j) })
 	}
 	return g.Wait()
 }

@@ -189,6 +189,9 @@ type Result struct {
 	// Dirs are the directories that names changed in, as they are now, where the
 	// OSD tells: an Ino of 0 is none.
 	Dirs [2]Attr
+	// Chunks are what a Write's Resident extents became, in their order, where the
+	// OSD tells. They name these bytes for good once the change is Committed.
+	Chunks []ChunkID
 }
 
 // StatFS is the store's size and use, in bytes and inodes.

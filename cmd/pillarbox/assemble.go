@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pillarbox/cachefs"
+	"pillarbox/cachefs/diskcache"
 	"pillarbox/fusefs"
 	"pillarbox/mon"
 	"pillarbox/mon/monrpc"
@@ -29,7 +30,8 @@ type stack struct {
 	sealed *seal.Store
 	fs     *cachefs.FS
 	mount  *fusefs.Mounted
-	dev    uint64 // of the mount
+	dev    uint64           // of the mount
+	cache  *diskcache.Cache // nil: none
 
 	mons    *monrpc.Client // of a cluster
 	closers []func() error // of what a cluster's client has instead of monitor and OSD

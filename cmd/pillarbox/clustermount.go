@@ -128,7 +128,14 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 		})
 	}()
 	s.closers = append(s.closers, func() error { stop(); <-ended; return nil })
-	if s.fs, err = cachefs.New(s.sealed, cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx}); err != nil {
+	if err := s.openCache(opt.cache, log); err != nil {
+		return nil, err
+	}
+	fsOpt := cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx}
+	if s.cache != nil {
+		fsOpt.Bodies = s.sealed.Bodies(s.cache)
+	}
+	if s.fs, err = cachefs.New(s.sealed, fsOpt); err != nil {
 		return nil, err
 	}
 	s.client.SetWatcher(s.sealed.Watcher(s.fs))

@@ -81,7 +81,7 @@ func (o *upOptions) args() []string {
 	if o.metrics != "" {
 		args = append(args, "--metrics", o.metrics)
 	}
-	return append(args, o.s3.args()...)
+	return append(append(args, o.cache.args()...), o.s3.args()...)
 }
 
 const readyLine = "ready"

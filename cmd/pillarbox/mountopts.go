@@ -40,6 +40,12 @@ func (o *upOptions) parseMountOption(name, value string) error {
 			return usageError("mount option %s=%s: must be a time of 1s or more, as 30s", name, value)
 		}
 		o.timeout = d
+	case "cache-dir", "cache_dir":
+		o.cache.dir = value
+	case "cache-size", "cache_size":
+		o.cache.size = value
+	case "cache-free", "cache_free":
+		o.cache.free = value
 	case "nonempty":
 		o.nonempty = true
 	case "debug":

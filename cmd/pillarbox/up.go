@@ -36,6 +36,7 @@ type upOptions struct {
 	metrics           string
 	keyFile           string // of encrypted accounts; empty: none
 	encrypt           bool   // new accounts
+	cache             cacheOptions
 }
 
 const defaultVolumeDepth = 2
@@ -52,7 +53,7 @@ func upFlags() []cli.Flag {
 		keyFileFlag(),
 		&cli.BoolFlag{Name: "encrypt", Usage: "with --key-file: encrypt the mail of accounts that are made from now on, and of all in a new store"},
 		metricsFlag(),
-	}, s3Flags()...), logFlags()...)
+	}, append(cacheFlags(), s3Flags()...)...), logFlags()...)
 }
 
 func upCommand() *cli.Command {
@@ -309,6 +310,7 @@ func (o *upOptions) checkKeys() error {
 func parseUp(c *cli.Context) (upOptions, error) {
 	opt := upOptions{
 		volumeDepth: c.Int("volume-depth"), dirSync: c.Bool("dirsync"), nonempty: c.Bool("nonempty"),
+		cache: parseCache(c),
 		debug: c.Bool("debug"), logFormat: c.String("log-format"), logFile: c.String("log-file"), data: c.String("data"), conf: c.String("conf"),
 		keyFile: c.String("key-file"), encrypt: c.Bool("encrypt"),
 	}
@@ -360,5 +362,5 @@ func parseUp(c *cli.Context) (upOptions, error) {
 	if opt.point, err = absolute(args[len(args)-1]); err != nil {
 		return opt, failure(exitMountpoint, "mount point: %w", err)
 	}
-	return opt, nil
+	return opt, opt.cache.check(&opt)
 }

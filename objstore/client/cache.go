@@ -39,6 +39,7 @@ type cachedVolume struct {
 	names  map[nameKey]objstore.DirEntry
 	absent map[nameKey]struct{}
 	attrs  map[objstore.Ino]objstore.Attr
+	spans  map[objstore.Ino]span
 	whole  map[objstore.Ino]struct{} // directories of which all names are known
 }
 
@@ -54,7 +55,7 @@ func (c *cache) volume(v objstore.VolumeID) *cachedVolume {
 	if vc == nil {
 		vc = &cachedVolume{
 			names: map[nameKey]objstore.DirEntry{}, absent: map[nameKey]struct{}{},
-			attrs: map[objstore.Ino]objstore.Attr{}, whole: map[objstore.Ino]struct{}{},
+			attrs: map[objstore.Ino]objstore.Attr{}, spans: map[objstore.Ino]span{}, whole: map[objstore.Ino]struct{}{},
 		}
 		if c.vols == nil {
 			c.vols = map[objstore.VolumeID]*cachedVolume{}
@@ -239,10 +240,12 @@ func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore
 	}
 	c.touched(q.of, objstore.EventsOf(ch, r), known && follows(ch, r))
 	delete(q.of.attrs, r.Orphan)
+	delete(q.of.spans, r.Orphan)
 	switch ch := ch.(type) {
 	case objstore.Purge:
 		for _, ino := range ch.Inos {
 			delete(q.of.attrs, ino)
+			delete(q.of.spans, ino)
 		}
 		return
 	case objstore.InitVolume, objstore.SealVolume, objstore.DropVolume:
@@ -277,7 +280,12 @@ func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore
 			c.setName(q.of, ch.NewParent, objstore.DirEntry{Name: ch.NewName, Ino: r.Attr.Ino, Type: r.Attr.Mode & objstore.ModeType})
 			c.setAttr(q.of, r.Attr)
 		}
-	case objstore.Write, objstore.Share, objstore.SetAttr:
+	case objstore.Write:
+		c.setAttr(q.of, r.Attr)
+		if s, ok := wholeFile(ch, r); ok {
+			c.setSpan(q.of, ch.Ino, s)
+		}
+	case objstore.Share, objstore.SetAttr:
 		c.setAttr(q.of, r.Attr)
 	}
 	c.bound()
@@ -330,6 +338,9 @@ func (c *cache) touched(vc *cachedVolume, events []objstore.Event, whole bool) {
 	}
 	for _, e := range events {
 		delete(vc.attrs, e.Ino)
+		if e.Kind == objstore.Modified || e.Kind == objstore.Purged {
+			delete(vc.spans, e.Ino)
+		}
 		forget(e.Dir, e.Name)
 		forget(e.NewDir, e.NewName)
 		if !whole && (e.Kind == objstore.Created || e.Kind == objstore.Moved) {

@@ -219,10 +219,18 @@ func (c *Client) ListXattr(ctx context.Context, ino objstore.Ino) ([]string, err
 
 // Extents implements objstore.Store.
 func (c *Client) Extents(ctx context.Context, ino objstore.Ino, off, n uint64) ([]objstore.Extent, error) {
+	if list, ok := c.cache.extents(ino, off, n); ok {
+		return list, nil
+	}
 	pg := c.pg(ino)
-	return ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]objstore.Extent, error) {
+	q := c.cache.ask(ino.Volume())
+	list, err := ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]objstore.Extent, error) {
 		return osd.Extents(ctx, pg, ino, off, n)
 	})
+	if err == nil {
+		c.cache.gotExtents(q, c.under(pg), ino, span{off, off + n, list})
+	}
+	return list, err
 }
 
 // Apply implements objstore.Store. What concerns an account's top directory

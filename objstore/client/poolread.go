@@ -22,7 +22,11 @@ func (c *Client) ReadChunk(ctx context.Context, id objstore.ChunkID, off uint32,
 		return e.only.ReadChunk(ctx, pg, id, off, p)
 	}
 	if id.Resident() {
-		return c.toLeader(ctx, pg, func(ctx context.Context, osd OSD) error { return osd.ReadChunk(ctx, pg, id, off, p) })
+		err := c.toLeader(ctx, pg, func(ctx context.Context, osd OSD) error { return osd.ReadChunk(ctx, pg, id, off, p) })
+		if err != nil {
+			c.cache.forgetExtents(id)
+		}
+		return err
 	}
 	if len(p) == 0 {
 		return nil
@@ -143,6 +147,7 @@ func (c *Client) readRound(ctx context.Context, e *epoch, r chunkRange) (done bo
 
 // named says whether the chunk's file still refers to it.
 func (c *Client) named(ctx context.Context, r chunkRange) (bool, error) {
+	c.cache.forgetExtents(r.id)
 	extents, err := c.Extents(ctx, r.id.Ino, uint64(r.id.Index)*objstore.ChunkSize, objstore.ChunkSize)
 	if errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale) {
 		return false, nil

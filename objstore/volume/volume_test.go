@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -33,7 +34,7 @@ func (s *store) apply(c objstore.Change) (objstore.Result, error) {
 	s.t.Helper()
 	d, res, err := Apply(&s.v, c, s.now)
 	if err != nil {
-		if d != nil || res != (objstore.Result{}) {
+		if d != nil || !reflect.DeepEqual(res, objstore.Result{}) {
 			s.t.Fatalf("%+v: failed with %v, yet returned something", c, err)
 		}
 		return res, err

@@ -26,14 +26,15 @@ func (t *tx) write(c objstore.Write) (res objstore.Result, err error) {
 			}
 			j++
 		}
-		if err = t.writeRegion(in, region, c.Extents[i:j]); err != nil {
-			return res, err
+		if err = t.writeRegion(in, region, c.Extents[i:j], &res.Chunks); err != nil {
+			return objstore.Result{}, err
 		}
 		i = j
 	}
 	in.Mtime, in.Ctime = c.Mtime, c.Mtime
 	in.dirty = true
-	return objstore.Result{Attr: in.Attr}, nil
+	res.Attr = in.Attr
+	return res, nil
 }
 
 // checkWrite makes the checks that need no look at the file.
@@ -78,9 +79,10 @@ func ownChunk(ino objstore.Ino, e *objstore.Extent) bool {
 	return e.Chunk.Ino == ino && uint64(e.Chunk.Index) == e.Off/objstore.ChunkSize
 }
 
-// writeRegion puts extents, all of one region, over what is there. Invalid when
-// the region would hold too many inline bytes.
-func (t *tx) writeRegion(in *inode, region uint32, ext []objstore.Extent) error {
+// writeRegion puts extents, all of one region, over what is there, and adds the
+// chunks made for Resident ones to made. Invalid when the region would hold too
+// many inline bytes.
+func (t *tx) writeRegion(in *inode, region uint32, ext []objstore.Extent, made *[]objstore.ChunkID) error {
 	put := make([]objstore.Extent, len(ext))
 	for i, e := range ext {
 		switch e.Kind {
@@ -90,6 +92,7 @@ func (t *tx) writeRegion(in *inode, region uint32, ext []objstore.Extent) error 
 			} else {
 				e.Chunk = t.newBody(in.Ino, e.Off, e.Data)
 			}
+			*made = append(*made, e.Chunk)
 			e.Data = nil
 		case objstore.Inline:
 			e.Chunk, e.ChunkOff = objstore.ChunkID{}, 0

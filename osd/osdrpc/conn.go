@@ -252,7 +252,12 @@ func (c *Conn) Apply(ctx context.Context, pg uint32, r objstore.Request, ch objs
 	if err != nil {
 		return objstore.Result{}, c.fail(ctx, err)
 	}
-	return resultFromWire(m), nil
+	var d decoder
+	res := d.result(m)
+	if d.err != nil {
+		return objstore.Result{}, c.bad("%v", d.err)
+	}
+	return res, nil
 }
 
 // Sync implements client.OSD.

@@ -210,11 +210,14 @@ func resultToWire(r *objstore.Result) *osdv1.Result {
 			m.Dirs = append(m.Dirs, attrToWire(&r.Dirs[i]))
 		}
 	}
+	for _, id := range r.Chunks {
+		m.Chunks = append(m.Chunks, chunkToWire(id))
+	}
 	return m
 }
 
-func resultFromWire(m *osdv1.Result) objstore.Result {
-	r := objstore.Result{Attr: attrFromWire(m.GetAttr()), Orphan: objstore.Ino(m.GetOrphan())}
+func (d *decoder) result(m *osdv1.Result) objstore.Result {
+	r := objstore.Result{Attr: attrFromWire(m.GetAttr()), Orphan: objstore.Ino(m.GetOrphan()), Chunks: d.chunks(m.GetChunks(), maxList)}
 	for i, a := range m.GetDirs()[:min(len(m.GetDirs()), len(r.Dirs))] {
 		r.Dirs[i] = attrFromWire(a)
 	}

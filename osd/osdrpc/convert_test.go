@@ -106,7 +106,7 @@ func TestTypesRoundTrip(t *testing.T) {
 	roundTrip(t, func(a objstore.Attr) *osdv1.Attr { return attrToWire(&a) }, func(_ *decoder, m *osdv1.Attr) objstore.Attr { return attrFromWire(m) })
 	roundTrip(t, func(e objstore.DirEntry) *osdv1.DirEntry { return entryToWire(&e) }, (*decoder).entry)
 	roundTrip(t, func(e objstore.Extent) *osdv1.Extent { return extentsToWire([]objstore.Extent{e})[0] }, (*decoder).extent)
-	roundTrip(t, func(r objstore.Result) *osdv1.Result { return resultToWire(&r) }, func(_ *decoder, m *osdv1.Result) objstore.Result { return resultFromWire(m) })
+	roundTrip(t, func(r objstore.Result) *osdv1.Result { return resultToWire(&r) }, func(d *decoder, m *osdv1.Result) objstore.Result { return d.result(m) })
 	roundTrip(t, requestToWire, func(_ *decoder, m *osdv1.Request) objstore.Request { return requestFromWire(m) })
 	roundTrip(t, chunkToWire, (*decoder).chunk)
 	roundTrip(t, func(p objstore.Promise) *osdv1.ApplyRequest { return &osdv1.ApplyRequest{Promise: uint32(p)} },

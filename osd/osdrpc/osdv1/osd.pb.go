@@ -1761,6 +1761,7 @@ type Result struct {
 	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
 	Orphan        uint64                 `protobuf:"varint,2,opt,name=orphan,proto3" json:"orphan,omitempty"`
 	Dirs          []*Attr                `protobuf:"bytes,3,rep,name=dirs,proto3" json:"dirs,omitempty"`
+	Chunks        []*ChunkID             `protobuf:"bytes,4,rep,name=chunks,proto3" json:"chunks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1812,6 +1813,13 @@ func (x *Result) GetOrphan() uint64 {
 func (x *Result) GetDirs() []*Attr {
 	if x != nil {
 		return x.Dirs
+	}
+	return nil
+}
+
+func (x *Result) GetChunks() []*ChunkID {
+	if x != nil {
+		return x.Chunks
 	}
 	return nil
 }
@@ -4662,11 +4670,12 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\aRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x10\n" +
-	"\x03ack\x18\x03 \x01(\x04R\x03ack\"x\n" +
+	"\x03ack\x18\x03 \x01(\x04R\x03ack\"\xab\x01\n" +
 	"\x06Result\x12*\n" +
 	"\x04attr\x18\x01 \x01(\v2\x16.pillarbox.osd.v1.AttrR\x04attr\x12\x16\n" +
 	"\x06orphan\x18\x02 \x01(\x04R\x06orphan\x12*\n" +
-	"\x04dirs\x18\x03 \x03(\v2\x16.pillarbox.osd.v1.AttrR\x04dirs\"\xfc\a\n" +
+	"\x04dirs\x18\x03 \x03(\v2\x16.pillarbox.osd.v1.AttrR\x04dirs\x121\n" +
+	"\x06chunks\x18\x04 \x03(\v2\x19.pillarbox.osd.v1.ChunkIDR\x06chunks\"\xfc\a\n" +
 	"\x06Change\x122\n" +
 	"\x06create\x18\x01 \x01(\v2\x18.pillarbox.osd.v1.CreateH\x00R\x06create\x12,\n" +
 	"\x04link\x18\x02 \x01(\v2\x16.pillarbox.osd.v1.LinkH\x00R\x04link\x122\n" +
@@ -4999,94 +5008,95 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	31, // 8: pillarbox.osd.v1.ApplyRequest.change:type_name -> pillarbox.osd.v1.Change
 	9,  // 9: pillarbox.osd.v1.Result.attr:type_name -> pillarbox.osd.v1.Attr
 	9,  // 10: pillarbox.osd.v1.Result.dirs:type_name -> pillarbox.osd.v1.Attr
-	32, // 11: pillarbox.osd.v1.Change.create:type_name -> pillarbox.osd.v1.Create
-	33, // 12: pillarbox.osd.v1.Change.link:type_name -> pillarbox.osd.v1.Link
-	34, // 13: pillarbox.osd.v1.Change.remove:type_name -> pillarbox.osd.v1.Remove
-	35, // 14: pillarbox.osd.v1.Change.rename:type_name -> pillarbox.osd.v1.Rename
-	36, // 15: pillarbox.osd.v1.Change.set_attr:type_name -> pillarbox.osd.v1.SetAttr
-	37, // 16: pillarbox.osd.v1.Change.write:type_name -> pillarbox.osd.v1.Write
-	39, // 17: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
-	40, // 18: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
-	41, // 19: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
-	42, // 20: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
-	43, // 21: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
-	44, // 22: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
-	45, // 23: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
-	46, // 24: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
-	47, // 25: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
-	48, // 26: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
-	38, // 27: pillarbox.osd.v1.Change.share:type_name -> pillarbox.osd.v1.Share
-	18, // 28: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
-	19, // 29: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
-	50, // 30: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
-	51, // 31: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
-	51, // 32: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
-	51, // 33: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
-	56, // 34: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
-	58, // 35: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
-	59, // 36: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
-	19, // 37: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
-	19, // 38: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
-	66, // 39: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
-	67, // 40: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
-	71, // 41: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
-	69, // 42: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
-	72, // 43: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
-	7,  // 44: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
-	6,  // 45: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
-	10, // 46: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
-	6,  // 47: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
-	13, // 48: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
-	6,  // 49: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
-	16, // 50: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
-	5,  // 51: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
-	21, // 52: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
-	28, // 53: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
-	5,  // 54: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
-	23, // 55: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
-	25, // 56: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
-	26, // 57: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
-	49, // 58: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
-	52, // 59: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
-	55, // 60: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
-	60, // 61: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
-	19, // 62: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
-	60, // 63: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
-	61, // 64: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	5,  // 65: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
-	5,  // 66: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
-	68, // 67: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
-	0,  // 68: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
-	8,  // 69: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
-	9,  // 70: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
-	11, // 71: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
-	12, // 72: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
-	14, // 73: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
-	15, // 74: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
-	17, // 75: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
-	20, // 76: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
-	22, // 77: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
-	30, // 78: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
-	4,  // 79: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
-	24, // 80: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
-	4,  // 81: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
-	27, // 82: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
-	54, // 83: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
-	53, // 84: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
-	57, // 85: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
-	62, // 86: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
-	63, // 87: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
-	4,  // 88: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
-	62, // 89: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
-	64, // 90: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
-	65, // 91: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
-	70, // 92: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
-	1,  // 93: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
-	69, // [69:94] is the sub-list for method output_type
-	44, // [44:69] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	19, // 11: pillarbox.osd.v1.Result.chunks:type_name -> pillarbox.osd.v1.ChunkID
+	32, // 12: pillarbox.osd.v1.Change.create:type_name -> pillarbox.osd.v1.Create
+	33, // 13: pillarbox.osd.v1.Change.link:type_name -> pillarbox.osd.v1.Link
+	34, // 14: pillarbox.osd.v1.Change.remove:type_name -> pillarbox.osd.v1.Remove
+	35, // 15: pillarbox.osd.v1.Change.rename:type_name -> pillarbox.osd.v1.Rename
+	36, // 16: pillarbox.osd.v1.Change.set_attr:type_name -> pillarbox.osd.v1.SetAttr
+	37, // 17: pillarbox.osd.v1.Change.write:type_name -> pillarbox.osd.v1.Write
+	39, // 18: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
+	40, // 19: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
+	41, // 20: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
+	42, // 21: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
+	43, // 22: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
+	44, // 23: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
+	45, // 24: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
+	46, // 25: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
+	47, // 26: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
+	48, // 27: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
+	38, // 28: pillarbox.osd.v1.Change.share:type_name -> pillarbox.osd.v1.Share
+	18, // 29: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
+	19, // 30: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
+	50, // 31: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
+	51, // 32: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
+	51, // 33: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
+	51, // 34: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
+	56, // 35: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
+	58, // 36: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
+	59, // 37: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
+	19, // 38: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 39: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
+	66, // 40: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
+	67, // 41: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
+	71, // 42: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
+	69, // 43: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
+	72, // 44: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
+	7,  // 45: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
+	6,  // 46: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
+	10, // 47: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
+	6,  // 48: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
+	13, // 49: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
+	6,  // 50: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
+	16, // 51: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
+	5,  // 52: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
+	21, // 53: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
+	28, // 54: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
+	5,  // 55: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
+	23, // 56: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
+	25, // 57: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
+	26, // 58: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
+	49, // 59: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
+	52, // 60: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
+	55, // 61: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
+	60, // 62: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
+	19, // 63: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
+	60, // 64: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
+	61, // 65: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	5,  // 66: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
+	5,  // 67: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
+	68, // 68: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
+	0,  // 69: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
+	8,  // 70: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
+	9,  // 71: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
+	11, // 72: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
+	12, // 73: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
+	14, // 74: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
+	15, // 75: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
+	17, // 76: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
+	20, // 77: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
+	22, // 78: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
+	30, // 79: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
+	4,  // 80: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
+	24, // 81: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
+	4,  // 82: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
+	27, // 83: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
+	54, // 84: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
+	53, // 85: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
+	57, // 86: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
+	62, // 87: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
+	63, // 88: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
+	4,  // 89: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
+	62, // 90: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
+	64, // 91: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
+	65, // 92: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
+	70, // 93: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
+	1,  // 94: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
+	70, // [70:95] is the sub-list for method output_type
+	45, // [45:70] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_osd_osdrpc_osdv1_osd_proto_init() }

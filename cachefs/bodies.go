@@ -1,0 +1,73 @@
+package cachefs
+
+import (
+	"bytes"
+	"context"
+
+	"pillarbox/objstore"
+)
+
+// What is kept on the host (Options.Bodies) is keyed by chunk, so it is never out
+// of date. It is filled by what is read, whole chunks at a time, and by what is
+// written once that has its id for good. Sealed bodies are left out: the keys are
+// there so that no disk has their plain text.
+
+// keep offers a copy of a chunk's first bytes to what keeps them near.
+func (fs *FS) keep(id objstore.ChunkID, data []byte) {
+	if fs.opt.Bodies != nil && !id.Sealed() {
+		fs.opt.Bodies.Put(id, bytes.Clone(data))
+	}
+}
+
+// fetch fills a part of a read from near, or else from the store.
+func (fs *FS) fetch(ctx context.Context, j fetch) error {
+	near := fs.opt.Bodies
+	if near == nil || j.id.Sealed() {
+		return fs.store.ReadChunk(ctx, j.id, j.off, j.p)
+	}
+	if near.Get(j.id, j.off, j.p) {
+		return nil
+	}
+	if j.off == 0 && uint32(len(j.p)) >= j.size {
+		err := fs.store.ReadChunk(ctx, j.id, 0, j.p)
+		if err == nil {
+			fs.keep(j.id, j.p)
+		}
+		return err
+	}
+	// Others read other parts of it at the same time.
+	whole, err, _ := fs.fills.Do(j.id.String(), func() (any, error) {
+		b := make([]byte, j.size)
+		if err := fs.store.ReadChunk(ctx, j.id, 0, b); err != nil {
+			return nil, err
+		}
+		near.Put(j.id, b)
+		return b, nil
+	})
+	if err != nil {
+		return err
+	}
+	if b := whole.([]byte); int(j.off)+len(j.p) <= len(b) {
+		copy(j.p, b[j.off:])
+		return nil
+	}
+	return fs.store.ReadChunk(ctx, j.id, j.off, j.p) // another extent showed less of the chunk
+}
+
+// keepResident keeps the bodies that a change brought, by the ids that it gave them.
+func (fs *FS) keepResident(w objstore.Write, p objstore.Promise, r objstore.Result) {
+	if fs.opt.Bodies == nil || p != objstore.Committed {
+		return // the id may still become that of other bytes
+	}
+	ids := r.Chunks
+	for _, e := range w.Extents {
+		if e.Kind != objstore.Resident {
+			continue
+		}
+		if len(ids) == 0 {
+			return
+		}
+		fs.keep(ids[0], e.Data)
+		ids = ids[1:]
+	}
+}
