@@ -83,12 +83,14 @@ type logState struct {
 	end          int64  // of its last record
 	crc          uint32
 	metadata     []byte
-	last         uint64 // entry
-	term, commit uint64
+	last         uint64            // entry
+	term, commit uint64            // of the state: a monitor that joins is in its term before it gets changes of earlier ones
+	terms        map[uint64]uint64 // of changes; of those that were replaced, the later
 }
 
 // checkLog reads etcd's log. The end of its last file may be torn.
 func checkLog(dir string) (s logState, err error) {
+	s.terms = map[uint64]uint64{}
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return s, fmt.Errorf("list the log: %w", err)
@@ -164,12 +166,12 @@ func (s *logState) take(rec *walpb.Record) error {
 		}
 		i := e.GetIndex()
 		switch {
-		case s.last > 0 && (i > s.last+1 || i <= s.last && i <= s.commit) || e.GetTerm() < s.term || e.GetType() > raftpb.EntryConfChangeV2:
-			return fmt.Errorf("change %d of term %d behind change %d of term %d, %d committed", i, e.GetTerm(), s.last, s.term, s.commit)
+		case s.last > 0 && (i > s.last+1 || i <= s.last && i <= s.commit) || e.GetTerm() < s.terms[i-1] || e.GetType() > raftpb.EntryConfChangeV2:
+			return fmt.Errorf("change %d of term %d behind change %d of term %d, %d committed", i, e.GetTerm(), s.last, s.terms[s.last], s.commit)
 		case len(e.ProtoReflect().GetUnknown()) > 0:
 			return fmt.Errorf("change %d does not decode", i)
 		}
-		s.last = i
+		s.last, s.terms[i] = i, e.GetTerm()
 	case wal.StateType:
 		var h raftpb.HardState
 		if err := proto.Unmarshal(rec.Data, &h); err != nil {
@@ -185,6 +187,7 @@ func (s *logState) take(rec *walpb.Record) error {
 			return err
 		}
 		s.last = max(s.last, snap.GetIndex())
+		s.terms[snap.GetIndex()] = snap.GetTerm()
 	default:
 		return fmt.Errorf("record of unknown type %d", rec.GetType())
 	}

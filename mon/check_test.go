@@ -12,6 +12,10 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
 	"pillarbox/objstore"
 )
 
@@ -177,6 +181,39 @@ func TestTornLogIsMended(t *testing.T) {
 }
 
 // TestLostLogIsSeen takes away records that the database knows of.
+// TestLogOfAJoinedMonitor: it knows the term before it gets the changes of earlier
+// ones, and a leader may replace what was not committed by older changes.
+func TestLogOfAJoinedMonitor(t *testing.T) {
+	smallLog()
+	dir := t.TempDir()
+	w, err := wal.Create(zap.NewNop(), filepath.Join(dir, "member", "wal"), []byte("member"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := func(index, term uint64) *raftpb.Entry { return &raftpb.Entry{Index: &index, Term: &term} }
+	state := func(term, commit uint64) *raftpb.HardState {
+		return &raftpb.HardState{Term: &term, Vote: new(uint64), Commit: &commit}
+	}
+	for _, batch := range []struct {
+		state   *raftpb.HardState
+		entries []*raftpb.Entry
+	}{
+		{state(3, 0), nil},
+		{state(3, 1), []*raftpb.Entry{entry(1, 1), entry(2, 3), entry(3, 3)}},
+		{state(4, 3), []*raftpb.Entry{entry(2, 2), entry(3, 4)}},
+	} {
+		if err := w.Save(batch.state, batch.entries); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := checkLog(filepath.Join(dir, "member", "wal")); err != nil || s.last != 3 || s.commit != 3 {
+		t.Errorf("last %d, %d committed: %v", s.last, s.commit, err)
+	}
+}
+
 func TestLostLogIsSeen(t *testing.T) {
 	dir, _ := specimen(t, 3)
 	path, b := fileOf(t, dir, "member/wal/*.wal")
