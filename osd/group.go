@@ -39,6 +39,7 @@ type group struct {
 	st      state
 
 	last      uint64        // index of the last log entry
+	logged    wal.LSN       // where the last record of this run ends in the write-ahead log
 	catch     uint64        // index that a proposal under way is about to get
 	caught    *raftpb.Entry // what it became
 	scratch   []byte        // of propose
@@ -277,6 +278,7 @@ func (g *group) store(m *raftpb.Message) error {
 	if err != nil {
 		return err
 	}
+	g.logged = lsn
 	for _, e := range m.GetEntries() {
 		g.noteTail(e.GetIndex(), at)
 	}
@@ -421,7 +423,33 @@ func (g *group) propose(delta volume.Delta) (index uint64, err error) {
 	return g.executed, nil
 }
 
-// wait returns when index is committed, or with ctx's end.
+// moment is how far a group's log had come, and whether this member alone decides
+// what is committed.
+type moment struct {
+	index uint64
+	lsn   wal.LSN // where the entry, or what came after it, ends in the write-ahead log
+	alone bool
+}
+
+// moment is of the entry at index, which is logged. Called with mu held, shared or not.
+func (g *group) moment(index uint64) moment { return moment{index, g.logged, g.soleVoter()} }
+
+// durable returns when the moment's entry is committed for good, or with ctx's end.
+// An only voter need not wait until raft has heard of the sync, which happens for
+// many entries at a time: what its log has on stable storage is committed. If it
+// gets company meanwhile, nobody decides without it, and so without the entry,
+// before the others have the entry as well.
+func (g *group) durable(ctx context.Context, m moment) error {
+	if !m.alone {
+		return g.wait(ctx, m.index)
+	}
+	if _, err := g.osd.wal.Sync(m.lsn); err != nil {
+		return fmt.Errorf("group %d: %w: %w", g.id, objstore.Unavailable, err)
+	}
+	return nil
+}
+
+// wait returns when index is committed and raft knows, or with ctx's end.
 func (g *group) wait(ctx context.Context, index uint64) error {
 	g.mu.Lock()
 	if g.err != nil || g.committed >= index {

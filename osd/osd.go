@@ -570,14 +570,14 @@ func (o *OSD) Apply(ctx context.Context, pg uint32, r objstore.Request, c objsto
 			return objstore.Result{}, err
 		}
 	}
-	delta, res, index, err := g.apply(r, c, o.ticks.Load())
+	delta, res, at, err := g.apply(r, c, o.ticks.Load())
 	if err != nil {
 		return objstore.Result{}, err
 	}
 	o.table.named(c)
 	o.afterApply(delta)
 	if p == objstore.Committed {
-		if err := g.wait(ctx, index); err != nil {
+		if err := g.durable(ctx, at); err != nil {
 			return objstore.Result{}, err
 		}
 	}
@@ -618,31 +618,30 @@ func (o *OSD) unlessOpen(ctx context.Context, g *group, self uint64, c objstore.
 }
 
 // apply works a change out and logs it.
-func (g *group) apply(r objstore.Request, c objstore.Change, now int64) (delta volume.Delta, res objstore.Result, index uint64, err error) {
+func (g *group) apply(r objstore.Request, c objstore.Change, now int64) (delta volume.Delta, res objstore.Result, at moment, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err := g.waitRoom(); err != nil {
-		return nil, res, 0, err
+		return nil, res, at, err
 	}
 	if err := g.canLead(); err != nil {
-		return nil, res, 0, err
+		return nil, res, at, err
 	}
-	index = g.executed
 	if r.Session != 0 {
 		if before, made, err := g.seen.result(&g.st, r); made || err != nil {
-			return nil, before, index, err
+			return nil, before, g.moment(g.executed), err
 		}
 	}
 	delta, res, err = volume.Apply(&g.st, c, time.Now().UnixNano())
 	if err != nil || len(delta) == 0 {
-		return nil, res, index, err
+		return nil, res, g.moment(g.executed), err
 	}
 	logged := delta
 	if r.Session != 0 {
 		logged = g.seen.keep(delta, r, res, now)
 	}
-	index, err = g.propose(logged)
-	return delta, res, index, err
+	index, err := g.propose(logged)
+	return delta, res, g.moment(index), err
 }
 
 // Sync waits until everything a group has logged so far is committed.
@@ -651,9 +650,9 @@ func (o *OSD) Sync(ctx context.Context, pg uint32) error {
 	if err != nil {
 		return err
 	}
-	index := g.executed
+	at := g.moment(g.executed)
 	unlock()
-	return g.wait(ctx, index)
+	return g.durable(ctx, at)
 }
 
 // View runs fn on a group's state, which does not change meanwhile. fn must not

@@ -191,6 +191,56 @@ func TestOrderedChangesSurviveACrash(t *testing.T) {
 	}
 }
 
+// An only member does not wait for raft to hear of a sync, but for the sync it does.
+func TestCommittedIsOnStableStorage(t *testing.T) {
+	o := open(t, t.TempDir())
+	dir := initVolume(t, o, 5)
+	pg := o.opt.Map.Group(5)
+	g, err := o.group(pg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	onDisk := func(what string) {
+		t.Helper()
+		synced, err := o.wal.Sync(0)
+		g.mu.RLock()
+		defer g.mu.RUnlock()
+		if err != nil || g.logged == 0 || g.logged > synced {
+			t.Fatalf("%s returned with the log at %d, of which %d is on stable storage: %v", what, g.logged, synced, err)
+		}
+	}
+	var ino objstore.Ino
+	for i := range 20 {
+		ino = deliver(t, o, dir, fmt.Sprint(i), message(i))
+		apply(t, o, objstore.Link{Ino: ino, Parent: dir, Name: "copy"}, objstore.Committed)
+		onDisk("link")
+		apply(t, o, objstore.Remove{Parent: dir, Name: "copy"}, objstore.Ordered)
+		if err := o.Sync(t.Context(), pg); err != nil {
+			t.Fatal(err)
+		}
+		onDisk("sync")
+	}
+	if err := o.flushAll(); err != nil { // which needs raft to have heard
+		t.Fatal(err)
+	}
+	checkMail(t, o, dir, 20)
+
+	o.syncing.Lock()
+	o.wal.SyncHook = func() error { return errors.New("the disk is gone") }
+	o.syncing.Unlock()
+	_, err = o.Apply(t.Context(), pg, objstore.Request{}, objstore.Link{Ino: ino, Parent: dir, Name: "late"}, objstore.Committed)
+	if !errors.Is(err, objstore.Unavailable) {
+		t.Errorf("link on a disk that is gone: %v", err)
+	}
+	if err := o.Sync(t.Context(), pg); !errors.Is(err, objstore.Unavailable) {
+		t.Errorf("sync on a disk that is gone: %v", err)
+	}
+	_, err = o.Apply(t.Context(), pg, objstore.Request{}, objstore.Remove{Parent: dir, Name: "0"}, objstore.Ordered)
+	if !errors.Is(err, objstore.Unavailable) {
+		t.Errorf("a change on a disk that is gone: %v", err)
+	}
+}
+
 func TestSpaceComesBack(t *testing.T) {
 	o := open(t, t.TempDir())
 	root := initVolume(t, o, 2)
