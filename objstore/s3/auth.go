@@ -239,13 +239,14 @@ func (g *Gateway) checkPresigned(ctx context.Context, r *http.Request, query url
 	return s, nil
 }
 
-// v2Resources are the parts of a query that version 2 signs.
+// v2Resources are the parts of a query that version 2 signs, in the order in
+// which it does.
 var v2Resources = []string{
-	"accelerate", "acl", "analytics", "cors", "defaultObjectAcl", "delete", "encryption", "inventory", "lifecycle", "location", "logging",
-	"metrics", "notification", "object-lock", "ownershipControls", "partNumber", "policy", "policyStatus", "publicAccessBlock",
-	"legal-hold", "retention", "replication", "requestPayment", "response-cache-control", "response-content-disposition",
-	"response-content-encoding", "response-content-language", "response-content-type", "response-expires", "restore", "select",
-	"select-type", "tagging", "torrent", "uploadId", "uploads", "versionId", "versioning", "versions", "website",
+	"accelerate", "acl", "analytics", "cors", "defaultObjectAcl", "delete", "encryption", "inventory", "legal-hold", "lifecycle",
+	"location", "logging", "metrics", "notification", "object-lock", "ownershipControls", "partNumber", "policy", "policyStatus",
+	"publicAccessBlock", "replication", "requestPayment", "response-cache-control", "response-content-disposition",
+	"response-content-encoding", "response-content-language", "response-content-type", "response-expires", "restore", "retention",
+	"select", "select-type", "tagging", "torrent", "uploadId", "uploads", "versionId", "versioning", "versions", "website",
 }
 
 // stringToSignV2 is what AWS signature version 2 signs (RESTAuthentication).

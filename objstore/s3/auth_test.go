@@ -3,6 +3,7 @@ package s3
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,5 +47,11 @@ func TestSignatures(t *testing.T) {
 	g.opt.Domains = []string{"us-west-1.s3.amazonaws.com"}
 	if got := signV2(secret, g.stringToSignV2(r, r.URL.Query(), r.Header.Get("Date"), "")); got != "qgk2+6Sv9/oM7G3qLEjTH1a1l1g=" {
 		t.Errorf("version 2: %s", got)
+	}
+}
+
+func TestV2ResourcesAreInOrder(t *testing.T) {
+	if !slices.IsSorted(v2Resources) {
+		t.Fatal("version 2 signs the parts of a query in the order of their names")
 	}
 }
