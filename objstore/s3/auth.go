@@ -165,14 +165,22 @@ func signedHeader(r *http.Request, name string) string {
 // canonicalQuery is the query as it is signed.
 func canonicalQuery(query url.Values) string {
 	escape := func(s string) string { return strings.ReplaceAll(escapePath(s), "/", "%2F") }
-	var list []string
+	var list [][2]string
 	for k, values := range query {
 		for _, v := range values {
-			list = append(list, escape(k)+"="+escape(v))
+			list = append(list, [2]string{escape(k), escape(v)})
 		}
 	}
-	slices.Sort(list)
-	return strings.Join(list, "&")
+	// By name first: "select" comes before "select-type", though "-" is below "=".
+	slices.SortFunc(list, func(a, b [2]string) int { return slices.Compare(a[:], b[:]) })
+	var b strings.Builder
+	for i, p := range list {
+		if i > 0 {
+			b.WriteByte('&')
+		}
+		b.WriteString(p[0] + "=" + p[1])
+	}
+	return b.String()
 }
 
 // escapePath escapes a path as version 4 signatures do.

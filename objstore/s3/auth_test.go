@@ -55,3 +55,10 @@ func TestV2ResourcesAreInOrder(t *testing.T) {
 		t.Fatal("version 2 signs the parts of a query in the order of their names")
 	}
 }
+
+func TestCanonicalQuery(t *testing.T) {
+	got := canonicalQuery(url.Values{"select-type": {"2"}, "select": {""}, "b": {"2", "1"}, "a/": {"x y"}})
+	if want := "a%2F=x%20y&b=1&b=2&select=&select-type=2"; got != want {
+		t.Fatalf("%q, want %q", got, want)
+	}
+}
