@@ -131,7 +131,7 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 	if err := s.openCache(opt.cache, log); err != nil {
 		return nil, err
 	}
-	fsOpt := cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx}
+	fsOpt := cachefs.Options{DirSync: opt.dirSync, DirtyPerFile: opt.dirtyPerFile, Log: log, Base: ctx}
 	if s.cache != nil {
 		fsOpt.Bodies = s.sealed.Bodies(s.cache)
 	}

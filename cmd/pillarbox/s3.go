@@ -25,6 +25,12 @@ const (
 	s3HeaderTime  = 20 * time.Second
 	s3IdleTime    = 2 * time.Minute
 	s3HeaderBytes = 64 << 10
+
+	// A request that streams a body costs less than 64 MiB of a gateway's memory:
+	// what is buffered of it, the same again on its way, and what waits for the
+	// garbage collector, which therefore runs earlier than usual.
+	s3PerRequest = 8 << 20
+	s3Garbage    = 25 // percent
 )
 
 func s3Command() *cli.Command {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -95,10 +96,13 @@ func runS3(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(s3Garbage)
+	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(signals)
-	up := upOptions{conf: c.String("conf"), keyFile: c.String("key-file")}
+	up := upOptions{conf: c.String("conf"), dirtyPerFile: s3PerRequest, keyFile: c.String("key-file")}
 	if err := up.checkKeys(); err != nil {
 		return err
 	}

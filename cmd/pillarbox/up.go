@@ -34,6 +34,7 @@ type upOptions struct {
 	logFile           string // only in the background
 	s3                s3Options
 	metrics           string
+	dirtyPerFile      int64  // bytes; 0: cachefs's default
 	keyFile           string // of encrypted accounts; empty: none
 	encrypt           bool   // new accounts
 	cache             cacheOptions
