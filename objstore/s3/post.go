@@ -28,29 +28,9 @@ func (q *request) postObject() error {
 	if err != nil || kind != "multipart/form-data" {
 		return failWith("MalformedPOSTRequest", "The body must be multipart/form-data.")
 	}
-	fields := map[string]string{}
-	form := multipart.NewReader(q.r.Body, params["boundary"])
-	var file *multipart.Part
-	total := 0
-	for file == nil {
-		p, err := form.NextPart()
-		if errors.Is(err, io.EOF) {
-			return failWith("InvalidArgument", "POST requires exactly one file upload per request.")
-		}
-		if err != nil {
-			return fail("MalformedPOSTRequest")
-		}
-		name := strings.ToLower(p.FormName())
-		if name == "file" {
-			file = p
-			break
-		}
-		b, err := io.ReadAll(io.LimitReader(p, maxFormField+1))
-		total += len(b)
-		if err != nil || total > maxFormField {
-			return fail("MalformedPOSTRequest")
-		}
-		fields[name] = string(b)
+	fields, file, err := readForm(multipart.NewReader(q.r.Body, params["boundary"]))
+	if err != nil {
+		return err
 	}
 	if q.b, err = q.g.loadBucket(q.ctx, q.bucket); err != nil {
 		return err
@@ -79,42 +59,71 @@ func (q *request) postObject() error {
 	if err := q.mayWrite("s3:PutObject", q.key, q.tagExtras()); err != nil {
 		return err
 	}
-	o, err := q.newObject()
-	if err != nil {
-		return err
-	}
-	body := &body{r: &sized{file, high}, size: -1, patience: q.patience}
-	if body.algorithm, body.value, err = wantedSum(q.r.Header); err != nil {
-		return err
-	}
-	body.sum = newHash(body.algorithm)
-	p, err := q.b.begin(q.ctx, q.key, "")
-	if err != nil {
-		return err
-	}
-	defer p.f.Release()
-	if err := p.fill(q.ctx, body, maxPut); err != nil {
-		return err
-	}
-	if int64(p.off) < low {
-		return fail("EntityTooSmall")
-	}
-	if err := body.finish(); err != nil {
-		return err
-	}
-	if err := q.checkQuota(p.off); err != nil {
-		return err
-	}
-	o.ETag = p.dgst.etag()
-	if body.sum != nil {
-		o.Sum = &checksum{Algorithm: body.algorithm, Value: body.checksum()}
-	}
-	v, err := q.commit(q.key, o, p, conditions{size: -1})
+	v, err := q.putForm(file, low, high)
 	if err != nil {
 		return err
 	}
 	q.putHeaders(v)
 	return q.answerForm(fields, v)
+}
+
+// readForm reads a form's fields, up to the file, which comes last.
+func readForm(form *multipart.Reader) (fields map[string]string, file *multipart.Part, err error) {
+	fields = map[string]string{}
+	for total := 0; ; {
+		p, err := form.NextPart()
+		if errors.Is(err, io.EOF) {
+			return nil, nil, failWith("InvalidArgument", "POST requires exactly one file upload per request.")
+		}
+		if err != nil {
+			return nil, nil, fail("MalformedPOSTRequest")
+		}
+		name := strings.ToLower(p.FormName())
+		if name == "file" {
+			return fields, p, nil
+		}
+		b, err := io.ReadAll(io.LimitReader(p, maxFormField+1))
+		total += len(b)
+		if err != nil || total > maxFormField {
+			return nil, nil, fail("MalformedPOSTRequest")
+		}
+		fields[name] = string(b)
+	}
+}
+
+// putForm makes the object of a form's file, of low to high bytes.
+func (q *request) putForm(file io.Reader, low, high int64) (*version, error) {
+	o, err := q.newObject()
+	if err != nil {
+		return nil, err
+	}
+	body := &body{r: &sized{file, high}, size: -1, patience: q.patience}
+	if body.algorithm, body.value, err = wantedSum(q.r.Header); err != nil {
+		return nil, err
+	}
+	body.sum = newHash(body.algorithm)
+	p, err := q.b.begin(q.ctx, q.key, "")
+	if err != nil {
+		return nil, err
+	}
+	defer p.f.Release()
+	if err := p.fill(q.ctx, body, maxPut); err != nil {
+		return nil, err
+	}
+	if int64(p.off) < low {
+		return nil, fail("EntityTooSmall")
+	}
+	if err := body.finish(); err != nil {
+		return nil, err
+	}
+	if err := q.checkQuota(p.off); err != nil {
+		return nil, err
+	}
+	o.ETag = p.dgst.etag()
+	if body.sum != nil {
+		o.Sum = &checksum{Algorithm: body.algorithm, Value: body.checksum()}
+	}
+	return q.commit(q.key, o, p, conditions{size: -1})
 }
 
 // sized refuses more than is allowed.

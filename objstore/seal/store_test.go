@@ -148,6 +148,33 @@ func TestNothingShows(t *testing.T) {
 	}
 }
 
+// Chunks that are shared stay sealed under the id that they were made with.
+func TestShared(t *testing.T) {
+	mem, s, path := encrypted(t)
+	fs := newFS(t, s)
+	var all []byte
+	to := create(t, fs, "to", nil)
+	for i, n := range []int{100, 5000, 64 << 10, 4<<20 + 3, 5 << 20} {
+		from := create(t, fs, fmt.Sprint("f", i), marked(n))
+		if err := fs.Share(t.Context(), objstore.Share{Ino: to, Off: uint64(len(all)), Src: from, Len: uint64(n)}); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, marked(n)...)
+		if err := fs.Remove(t.Context(), objstore.Remove{Parent: root, Name: fmt.Sprint("f", i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if mem.Holds([]byte(mark)) {
+		t.Fatal("the store below holds plain text")
+	}
+	if got, err := read(newFS(t, open(t, mem, path)), to, len(all)+10); err != nil || !bytes.Equal(got, all) {
+		t.Fatalf("%d bytes read, want %d: %v", len(got), len(all), err)
+	}
+}
+
 // Random writes, cuts and reads over an encrypted store, beside bytes in memory.
 func TestModel(t *testing.T) {
 	mem, s, path := encrypted(t)
