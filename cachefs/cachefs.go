@@ -27,7 +27,6 @@ type FS struct {
 	upSem  chan struct{}
 	bufs   buffers
 	fills  singleflight.Group // chunks being read whole, to be kept
-	chunks atomic.Uint64      // versions handed out in this session
 	wg     sync.WaitGroup     // uploads
 
 	shared  shared
@@ -127,24 +126,19 @@ func (fs *FS) RemoveXattr(ctx context.Context, c objstore.RemoveXattr) error {
 	return err
 }
 
-// newChunk names a chunk that this session has not used yet.
-func (fs *FS) newChunk(ino objstore.Ino, off uint64) objstore.ChunkID {
-	return objstore.ChunkID{
-		Ino:     ino,
-		Index:   uint32(off / objstore.ChunkSize),
-		Version: fs.store.Session().ID<<objstore.SessionVersionBits | fs.chunks.Add(1),
-	}
-}
-
-// putChunk stores one chunk, a bounded number at a time.
-func (fs *FS) putChunk(ctx context.Context, id objstore.ChunkID, data []byte) error {
+// putChunk stores bytes of a file at off as a new chunk, a bounded number at a time.
+func (fs *FS) putChunk(ctx context.Context, ino objstore.Ino, off uint64, data []byte) (objstore.ChunkID, error) {
 	fs.upSem <- struct{}{}
 	defer func() { <-fs.upSem }()
-	err := fs.store.PutChunk(ctx, id, data)
-	if err == nil {
-		fs.keep(id, data)
+	id, err := fs.store.NewChunk(ctx, ino, uint32(off/objstore.ChunkSize))
+	if err != nil {
+		return id, fmt.Errorf("name a chunk of inode %v: %w", ino, err)
 	}
-	return err
+	if err := fs.store.PutChunk(ctx, id, data); err != nil {
+		return id, fmt.Errorf("store chunk %v: %w", id, err)
+	}
+	fs.keep(id, data)
+	return id, nil
 }
 
 func now() int64 { return time.Now().UnixNano() }

@@ -161,12 +161,9 @@ func (f *file) storePooled(ctx context.Context, ps []piece) error {
 		if q.Kind != objstore.Pooled || q.body == nil {
 			continue
 		}
-		q.Chunk = f.fs.newChunk(f.ino, q.Off)
-		g.Go(func() error {
-			if err := f.fs.putChunk(ctx, q.Chunk, q.body); err != nil {
-				return fmt.Errorf("store chunk %v: %w", q.Chunk, err)
-			}
-			return nil
+		g.Go(func() (err error) {
+			q.Chunk, err = f.fs.putChunk(ctx, f.ino, q.Off, q.body)
+			return err
 		})
 	}
 	return g.Wait()

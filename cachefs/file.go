@@ -295,15 +295,15 @@ func (f *file) upload(off uint64) {
 		return
 	}
 	b.state, b.done = uploading, make(chan struct{})
-	id, data := f.fs.newChunk(f.ino, off), b.data
+	data := b.data
 	f.fs.wg.Go(func() {
-		err := f.fs.putChunk(f.fs.base, id, data)
+		id, err := f.fs.putChunk(f.fs.base, f.ino, off, data)
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		defer close(b.done)
 		if err != nil {
 			b.state = frozen
-			f.asyncErr = fmt.Errorf("store chunk %v: %w", id, err)
+			f.asyncErr = err
 			if b.refs == 0 {
 				f.settle(b)
 			}

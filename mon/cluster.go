@@ -26,6 +26,8 @@ type Report struct {
 	Missing   uint64 `json:"missing"`             // chunks it still has to bring to where they belong
 	Bad       int    `json:"bad,omitempty"`       // chunks that scrub could not heal
 	Unchecked bool   `json:"unchecked,omitempty"` // it has yet to see which these are
+
+	Pools map[int]PoolUse `json:"pools,omitempty"` // what it holds of each data pool
 }
 
 const (

@@ -58,7 +58,11 @@ var commands = []command{
 	{[]string{"mon", "rm"}, 1, 1, (*Monitor).cmdMonRemove},
 	{[]string{"set"}, 1, 1, flag(true)},
 	{[]string{"unset"}, 1, 1, flag(false)},
+	{[]string{"pool", "create"}, 1, 1, (*Monitor).cmdPoolCreate},
+	{[]string{"pool", "rm"}, 1, 1, (*Monitor).cmdPoolRemove},
 	{[]string{"pool", "set"}, 3, 3, (*Monitor).cmdPoolSet},
+	{[]string{"pool", "rule", "set"}, 3, 3, (*Monitor).cmdRuleSet},
+	{[]string{"pool", "rule", "rm"}, 1, 2, (*Monitor).cmdRuleRemove},
 	{[]string{"s3", "user", "create"}, 1, 1, (*Monitor).cmdS3UserCreate},
 	{[]string{"s3", "user", "ls"}, 0, 0, (*Monitor).cmdS3UserList},
 	{[]string{"s3", "user", "rm"}, 1, 1, (*Monitor).cmdS3UserRemove},
@@ -234,41 +238,6 @@ func flag(on bool) func(*Monitor, context.Context, []string, map[string]string) 
 			return nil
 		})
 	}
-}
-
-// cmdPoolSet: pool set NAME size|min_size|failure_domain VALUE
-func (m *Monitor) cmdPoolSet(ctx context.Context, args []string, options map[string]string) (any, error) {
-	return m.change(ctx, func(cm *objstore.Map) error {
-		i := slices.IndexFunc(cm.Pools, func(p objstore.Pool) bool { return p.Name == args[0] })
-		if i < 0 {
-			return fmt.Errorf("pool %q: %w", args[0], objstore.NotFound)
-		}
-		p := &cm.Pools[i]
-		if args[1] == "failure_domain" {
-			p.FailureDomain = args[2]
-			return nil
-		}
-		n, err := strconv.Atoi(args[2])
-		if err != nil {
-			return fmt.Errorf("%s %q: must be a number: %w", args[1], args[2], objstore.Invalid)
-		}
-		switch args[1] {
-		case "size":
-			if p.Coding != nil {
-				return fmt.Errorf("pool %q is erasure-coded; its size follows from k and m: %w", p.Name, objstore.Invalid)
-			}
-			if n < 2 && n < p.Size && options["force"] != "true" {
-				return fmt.Errorf("pool %q with one replica loses data with a disk; give --force: %w", p.Name, objstore.NotPermitted)
-			}
-			p.Size = n
-			p.MinSize = min(p.MinSize, n)
-		case "min_size":
-			p.MinSize = n
-		default:
-			return fmt.Errorf("%q: must be size, min_size or failure_domain: %w", args[1], objstore.Invalid)
-		}
-		return nil
-	})
 }
 
 // cmdToken: token create ROLE [NAME]

@@ -10,17 +10,18 @@ import (
 
 // Status is the cluster at a glance.
 type Status struct {
-	FSID   string             `json:"fsid"`
-	Epoch  uint64             `json:"epoch"`
-	Health string             `json:"health"` // HEALTH_OK, HEALTH_WARN or HEALTH_ERR
-	Checks []HealthCheck      `json:"checks"`
-	Mons   []objstore.MonInfo `json:"mons"`
-	Away   []string           `json:"mons_away,omitempty"` // those of them that are down
-	OSDs   []OSDStatus        `json:"osds"`
-	Pools  []objstore.Pool    `json:"pools"`
-	Flags  []string           `json:"flags,omitempty"`
-	Total  uint64             `json:"total_bytes"`
-	Free   uint64             `json:"free_bytes"`
+	FSID   string              `json:"fsid"`
+	Epoch  uint64              `json:"epoch"`
+	Health string              `json:"health"` // HEALTH_OK, HEALTH_WARN or HEALTH_ERR
+	Checks []HealthCheck       `json:"checks"`
+	Mons   []objstore.MonInfo  `json:"mons"`
+	Away   []string            `json:"mons_away,omitempty"` // those of them that are down
+	OSDs   []OSDStatus         `json:"osds"`
+	Pools  []objstore.Pool     `json:"pools"`
+	Rules  []objstore.PoolRule `json:"pool_rules,omitempty"`
+	Flags  []string            `json:"flags,omitempty"`
+	Total  uint64              `json:"total_bytes"`
+	Free   uint64              `json:"free_bytes"`
 }
 
 // HealthCheck is one thing that is not as it should be. Codes are stable.
@@ -68,7 +69,7 @@ func (m *Monitor) Status(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := &Status{FSID: cm.FSID, Epoch: cm.Epoch, Mons: cm.Mons, Pools: cm.Pools, Flags: cm.Flags, Checks: []HealthCheck{}}
+	st := &Status{FSID: cm.FSID, Epoch: cm.Epoch, Mons: cm.Mons, Pools: cm.Pools, Rules: cm.Rules, Flags: cm.Flags, Checks: []HealthCheck{}}
 	for _, o := range cm.OSDs {
 		s := OSDStatus{OSDInfo: o}
 		if r, ok := there[o.ID]; ok {

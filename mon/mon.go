@@ -23,9 +23,7 @@ const (
 	keyMap     = "pillarbox/map"
 	keySession = "pillarbox/session"
 
-	// maxSession is what fits above objstore.SessionVersionBits in a chunk's
-	// version, whose top bit marks resident chunks.
-	maxSession = 1<<(62-objstore.SessionVersionBits) - 1
+	maxSession = objstore.MaxSession
 )
 
 // ErrClosed is the cause of failures after Close.
@@ -108,7 +106,7 @@ func newMap(opt Options) (*objstore.Map, error) {
 	}
 	if opt.Cluster {
 		m := &objstore.Map{
-			FSID: opt.FSID, Epoch: 1, Format: objstore.MapFormat, VolumeDepth: opt.VolumeDepth,
+			FSID: opt.FSID, Epoch: 1, Format: objstore.FirstMapFormat, VolumeDepth: opt.VolumeDepth,
 			Pools: []objstore.Pool{
 				{ID: 0, Name: "meta", Kind: objstore.MetaPool, Size: 3, MinSize: 2, PGs: 64},
 				{ID: 1, Name: "data", Kind: objstore.DataPool, Size: 3, MinSize: 2, PGs: 128, ChunkSize: objstore.ChunkSize},
@@ -117,7 +115,7 @@ func newMap(opt Options) (*objstore.Map, error) {
 		return m, m.Validate()
 	}
 	m := &objstore.Map{
-		FSID: opt.FSID, Epoch: 1, Format: objstore.MapFormat, VolumeDepth: opt.VolumeDepth,
+		FSID: opt.FSID, Epoch: 1, Format: objstore.FirstMapFormat, VolumeDepth: opt.VolumeDepth,
 		OSDs: []objstore.OSDInfo{{ID: 0, Host: host, Weight: 1, Up: true, In: true}},
 		Pools: []objstore.Pool{
 			{ID: 0, Name: "meta", Kind: objstore.MetaPool, Size: 1, MinSize: 1, PGs: 64},
@@ -177,6 +175,7 @@ func (m *Monitor) Update(ctx context.Context, fn func(*objstore.Map) error) (*ob
 			return nil, err
 		}
 		cm.Epoch = epoch + 1
+		cm.Format = max(cm.Format, cm.NeededFormat())
 		if err := cm.Validate(); err != nil {
 			return nil, err
 		}

@@ -10,8 +10,13 @@ import (
 )
 
 // MapFormat is the newest format of the cluster map, and so of the store, that
-// this code reads.
-const MapFormat = 1
+// this code reads. A map has the oldest one that can say what it says
+// (NeededFormat), so that programs which know no newer one go on reading it.
+const (
+	FirstMapFormat = 1
+	PoolsMapFormat = 2 // several data pools, and rules
+	MapFormat      = PoolsMapFormat
+)
 
 // PoolKind says what a pool holds.
 type PoolKind string
@@ -81,6 +86,15 @@ type Pool struct {
 	Upmaps        []Upmap  `json:"upmaps,omitempty"`
 }
 
+// PoolRule chooses the data pool for what is written from now on below a
+// directory of the root volume, or in an account by its top directory. The
+// nearest rule above a file counts.
+type PoolRule struct {
+	Dir  Ino    `json:"dir"`
+	Pool int    `json:"pool"`
+	Path string `json:"path"` // of the directory when the rule was made; for people
+}
+
 // Flags of the whole cluster, as admins know them.
 const (
 	FlagNoOut       = "noout"   // down OSDs stay in
@@ -93,15 +107,16 @@ const (
 // Map is the cluster map: what everybody must agree on to find anything. The
 // monitors keep it; all others read it and treat it as immutable.
 type Map struct {
-	FSID        string    `json:"fsid"`              // the store's identity, for life
-	Epoch       uint64    `json:"epoch"`             // grows with every change of the map
-	Format      int       `json:"format"`            // see MapFormat
-	VolumeDepth int       `json:"volume_depth"`      // directories at this depth are volumes; for life
-	Founder     string    `json:"founder,omitempty"` // the directory (OSDInfo.UUID) that the placement groups were made in
-	Mons        []MonInfo `json:"mons,omitempty"`
-	OSDs        []OSDInfo `json:"osds"`
-	Pools       []Pool    `json:"pools"`
-	Flags       []string  `json:"flags,omitempty"`
+	FSID        string     `json:"fsid"`              // the store's identity, for life
+	Epoch       uint64     `json:"epoch"`             // grows with every change of the map
+	Format      int        `json:"format"`            // see MapFormat
+	VolumeDepth int        `json:"volume_depth"`      // directories at this depth are volumes; for life
+	Founder     string     `json:"founder,omitempty"` // the directory (OSDInfo.UUID) that the placement groups were made in
+	Mons        []MonInfo  `json:"mons,omitempty"`
+	OSDs        []OSDInfo  `json:"osds"`
+	Pools       []Pool     `json:"pools"`
+	Rules       []PoolRule `json:"rules,omitempty"`
+	Flags       []string   `json:"flags,omitempty"`
 
 	placed atomic.Pointer[placement]
 }
@@ -110,6 +125,7 @@ type Map struct {
 func (m *Map) Clone() *Map {
 	c := &Map{FSID: m.FSID, Epoch: m.Epoch, Format: m.Format, VolumeDepth: m.VolumeDepth, Founder: m.Founder}
 	c.Mons, c.OSDs, c.Pools, c.Flags = slices.Clone(m.Mons), slices.Clone(m.OSDs), slices.Clone(m.Pools), slices.Clone(m.Flags)
+	c.Rules = slices.Clone(m.Rules)
 	for i := range c.Pools {
 		p := &c.Pools[i]
 		p.Upmaps = slices.Clone(p.Upmaps)
@@ -157,8 +173,8 @@ func (m *Map) Validate() error {
 
 func (m *Map) fault() string {
 	switch {
-	case m.Format < 1:
-		return fmt.Sprintf("format %d", m.Format)
+	case m.Format < m.NeededFormat():
+		return fmt.Sprintf("format %d of what needs format %d", m.Format, m.NeededFormat())
 	case m.FSID == "":
 		return "no fsid"
 	case m.Epoch == 0:
@@ -176,7 +192,38 @@ func (m *Map) fault() string {
 		}
 		osds[o.ID] = true
 	}
-	return m.poolFault()
+	if why := m.poolFault(); why != "" {
+		return why
+	}
+	return m.ruleFault()
+}
+
+// NeededFormat is the oldest format that can say what the map says.
+func (m *Map) NeededFormat() int {
+	pools := 0
+	for _, p := range m.Pools {
+		if p.Kind == DataPool {
+			pools++
+		}
+	}
+	if pools > 1 || len(m.Rules) > 0 {
+		return PoolsMapFormat
+	}
+	return FirstMapFormat
+}
+
+func (m *Map) ruleFault() string {
+	dirs := map[Ino]bool{}
+	for _, r := range m.Rules {
+		if p := m.Pool(r.Pool); p == nil || p.Kind != DataPool {
+			return fmt.Sprintf("a rule for %q names pool %d, which is no data pool", r.Path, r.Pool)
+		}
+		if dirs[r.Dir] || r.Dir.Volume() != RootVolume && !r.Dir.IsVolumeRoot() {
+			return fmt.Sprintf("a rule for inode %v, %q: it has another one, or is below an account", r.Dir, r.Path)
+		}
+		dirs[r.Dir] = true
+	}
+	return ""
 }
 
 func (m *Map) poolFault() string {
@@ -204,6 +251,9 @@ func (m *Map) poolFault() string {
 		case DataPool:
 			if p.PGs < 1 || p.PGs > maxPGs {
 				return fmt.Sprintf("pool %q has %d placement groups: must be 1 to %d", p.Name, p.PGs, maxPGs)
+			}
+			if p.ID < 1 || p.ID > MaxDataPool {
+				return fmt.Sprintf("data pool %q has id %d: must be 1 to %d", p.Name, p.ID, MaxDataPool)
 			}
 			if p.ChunkSize < 1 || p.ChunkSize > ChunkSize {
 				return fmt.Sprintf("pool %q has chunks of %d bytes: must be 1 to %d", p.Name, p.ChunkSize, ChunkSize)
@@ -241,8 +291,41 @@ func (m *Map) OSD(id int) *OSDInfo {
 	return nil
 }
 
-// Data is the data pool that new chunks go to. The map must be valid.
+// Pool is the one with this id, nil if the map has none.
+func (m *Map) Pool(id int) *Pool {
+	for i := range m.Pools {
+		if m.Pools[i].ID == id {
+			return &m.Pools[i]
+		}
+	}
+	return nil
+}
+
+// PoolOf is the data pool that a chunk lies in, nil if the map does not have it:
+// the pool is newer than the map, or was removed.
+func (m *Map) PoolOf(id ChunkID) *Pool {
+	if p := m.Pool(id.Pool()); p != nil && p.Kind == DataPool {
+		return p
+	}
+	return nil
+}
+
+// Rule is the rule of a directory itself, nil if it has none.
+func (m *Map) Rule(dir Ino) *PoolRule {
+	for i := range m.Rules {
+		if m.Rules[i].Dir == dir {
+			return &m.Rules[i]
+		}
+	}
+	return nil
+}
+
+// Data is the data pool for what no rule chooses one for: that of the root
+// directory's rule, else the first. The map must be valid.
 func (m *Map) Data() *Pool {
+	if r := m.Rule(VolumeRoot(RootVolume)); r != nil {
+		return m.Pool(r.Pool)
+	}
 	for i := range m.Pools {
 		if m.Pools[i].Kind == DataPool {
 			return &m.Pools[i]

@@ -68,9 +68,10 @@ func (i Ino) String() string { return fmt.Sprintf("%d:%d", i.Volume(), i.Local()
 
 // ChunkID names an immutable chunk. Ino says whose it is, so that scrub can ask
 // the owner whether it is still wanted. Index is the file offset divided by
-// ChunkSize. Version makes every rewrite a new chunk; its upper bits are the
-// writing session's id, or ResidentVersion plus the volume's own counter, and
-// SealedVersion.
+// ChunkSize. Version makes every rewrite a new chunk, and says where it lies:
+// with ResidentVersion set beside its volume's replicas, under the volume's own
+// count; else in a data pool, under the writing session's (PooledVersion). A
+// sealed one has SealedVersion set besides.
 type ChunkID struct {
 	Ino     Ino
 	Index   uint32
@@ -81,8 +82,35 @@ type ChunkID struct {
 // replicas instead of in a data pool.
 const ResidentVersion uint64 = 1 << 63
 
-// SessionVersionBits is how many low bits of a version count chunks within a session.
-const SessionVersionBits = 36
+// A pooled chunk's version, from the top: resident (1 bit), sealed (1), upper
+// bits of the pool (2), session (24), lower bits of the pool (4), count (32). The
+// pool is its id less one, so that the chunks of a store's first data pool look
+// as they did when there could be no other: the session then had 26 bits, and the
+// count 36.
+const (
+	poolHighBits = 2
+	sessionBits  = 24
+	poolLowBits  = 4
+	countBits    = 32
+
+	sessionShift  = countBits + poolLowBits
+	poolHighShift = sessionShift + sessionBits
+	poolLowMask   = 1<<poolLowBits - 1
+	poolHighMask  = 1<<poolHighBits - 1
+)
+
+// Limits of what a pooled chunk's version can say.
+const (
+	MaxSession    uint64 = 1<<sessionBits - 1
+	MaxChunkCount uint64 = 1<<countBits - 1                  // chunks of one session
+	MaxDataPool          = 1 << (poolHighBits + poolLowBits) // highest id of a data pool; the lowest is 1
+)
+
+// PooledVersion is the version of a session's count-th chunk, in a data pool.
+func PooledVersion(pool int, session, count uint64) uint64 {
+	p := uint64(pool - 1)
+	return p>>poolLowBits<<poolHighShift | session<<sessionShift | p&poolLowMask<<countBits | count
+}
 
 // SealedVersion is set in the version of chunks whose bytes are encrypted by
 // those who hold the keys (package seal): how many are stored does not follow
@@ -95,10 +123,13 @@ func (c ChunkID) Sealed() bool { return c.Version&SealedVersion != 0 }
 // Resident says whether the chunk lives with its volume's replicas.
 func (c ChunkID) Resident() bool { return c.Version&ResidentVersion != 0 }
 
-// Session is the id of the session that wrote a data-pool chunk.
-func (c ChunkID) Session() uint64 {
-	return (c.Version &^ (ResidentVersion | SealedVersion)) >> SessionVersionBits
+// Pool is the id of the data pool of a chunk that is not resident.
+func (c ChunkID) Pool() int {
+	return int(c.Version>>poolHighShift&poolHighMask<<poolLowBits|c.Version>>countBits&poolLowMask) + 1
 }
+
+// Session is the id of the session that wrote a data-pool chunk.
+func (c ChunkID) Session() uint64 { return c.Version >> sessionShift & MaxSession }
 
 func (c ChunkID) String() string { return fmt.Sprintf("%v/%d.%x", c.Ino, c.Index, c.Version) }
 
@@ -236,7 +267,11 @@ type Store interface {
 	// ReadChunk fills p with the chunk's bytes from off on. Corrupt when no
 	// replica has the bytes with the right checksum.
 	ReadChunk(ctx context.Context, id ChunkID, off uint32, p []byte) error
-	// PutChunk stores a chunk in the data pool; it is durable on return. A
+	// NewChunk names a chunk that the session has not used yet, for the bytes of a
+	// file from index times ChunkSize on: in the data pool that new bodies of the
+	// inode's volume go to.
+	NewChunk(ctx context.Context, ino Ino, index uint32) (ChunkID, error)
+	// PutChunk stores a chunk in its data pool; it is durable on return. A
 	// chunk that no Write names by the end of the session is removed. NoSpace.
 	PutChunk(ctx context.Context, id ChunkID, data []byte) error
 

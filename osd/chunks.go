@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/dgraph-io/badger/v4"
+
 	"pillarbox/objstore"
 	"pillarbox/objstore/volume"
 	"pillarbox/osd/chunkstore"
@@ -17,17 +19,72 @@ type chunkTable struct {
 	// that a flush, which takes it alone, sees both or neither.
 	moving sync.RWMutex
 
-	mu      sync.RWMutex
-	recent  map[objstore.ChunkID]chunkstore.Loc    // stored since the last flush
-	dropped map[objstore.ChunkID]chunkstore.Loc    // removed since the last flush
-	writing [2]map[objstore.ChunkID]chunkstore.Loc // recent and dropped of the flush under way
-	unnamed map[objstore.ChunkID]struct{}          // stored in this run, and no change has named them yet; nil where an OSD has peers, whose groups name its chunks
-	base    snapshot
+	mu       sync.RWMutex
+	recent   map[objstore.ChunkID]chunkstore.Loc    // stored since the last flush
+	dropped  map[objstore.ChunkID]chunkstore.Loc    // removed since the last flush
+	writing  [2]map[objstore.ChunkID]chunkstore.Loc // recent and dropped of the flush under way
+	unnamed  map[objstore.ChunkID]struct{}          // stored in this run, and no change has named them yet; nil where an OSD has peers, whose groups name its chunks
+	base     snapshot
+	replaced []chunkstore.Loc              // of copies that another took the place of since the last flush
+	use      [objstore.MaxDataPool]PoolUse // by pool, less one
+}
+
+// PoolUse is what an OSD holds of a data pool.
+type PoolUse struct{ Chunks, Bytes int64 }
+
+// note counts a chunk that came (1) or went (-1). Called with mu held.
+func (t *chunkTable) note(id objstore.ChunkID, loc chunkstore.Loc, n int64) {
+	u := &t.use[id.Pool()-1]
+	u.Chunks += n
+	u.Bytes += n * int64(loc.Len)
+}
+
+// PoolUse is what the OSD holds of each data pool that it holds anything of.
+func (o *OSD) PoolUse() map[int]PoolUse {
+	o.table.mu.RLock()
+	defer o.table.mu.RUnlock()
+	use := map[int]PoolUse{}
+	for i, u := range o.table.use {
+		if u.Chunks > 0 {
+			use[i+1] = u
+		}
+	}
+	return use
+}
+
+// count begins the account of what the OSD holds.
+func (t *chunkTable) count() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, loc := range t.recent {
+		t.note(id, loc, 1)
+	}
+	it := t.base.txn.NewIterator(badger.IteratorOptions{Prefix: []byte{keyChunk}, PrefetchValues: true, PrefetchSize: 1000})
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		id, ok := parseChunkKey(it.Item().Key())
+		if !ok {
+			return fmt.Errorf("chunk key %x: %w", it.Item().Key(), objstore.Corrupt)
+		}
+		if _, again := t.recent[id]; again || id.Resident() {
+			continue
+		}
+		err := it.Item().Value(func(v []byte) error {
+			loc, err := decodeLoc(v)
+			t.note(id, loc, 1)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("where chunk %v lies: %w", id, err)
+		}
+	}
+	return nil
 }
 
 func (t *chunkTable) init() {
 	t.recent = make(map[objstore.ChunkID]chunkstore.Loc)
 	t.dropped = make(map[objstore.ChunkID]chunkstore.Loc)
+	t.replaced = nil
 }
 
 // locate finds a pooled chunk. NotFound.
@@ -71,6 +128,7 @@ func (t *chunkTable) drop(ids []objstore.ChunkID) error {
 		}
 		t.dropped[id] = loc
 		delete(t.recent, id)
+		t.note(id, loc, -1)
 	}
 	return nil
 }
@@ -99,6 +157,18 @@ func (o *OSD) storeChunk(id objstore.ChunkID, data []byte) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	was, err := t.locateLocked(id)
+	gone, dropped := t.dropped[id]
+	switch {
+	case err == nil:
+		t.note(id, was, -1)
+		t.replaced = append(t.replaced, was)
+	case dropped:
+		t.replaced = append(t.replaced, gone)
+	case !errors.Is(err, objstore.NotFound):
+		return err
+	}
+	t.note(id, loc, 1)
 	t.recent[id] = loc
 	if t.unnamed != nil {
 		t.unnamed[id] = struct{}{}
@@ -150,6 +220,9 @@ func (o *OSD) ReadChunk(_ context.Context, pg uint32, id objstore.ChunkID, off u
 		return o.missing(pg, id, stale(err))
 	}
 	err = o.chunks.Read(loc, id, off, p)
+	if now, lost := find(); errors.Is(err, objstore.Corrupt) && lost == nil && now != loc { // replaced meanwhile
+		err = o.chunks.Read(now, id, off, p)
+	}
 	if !errors.Is(err, objstore.Corrupt) {
 		return err
 	}

@@ -125,7 +125,7 @@ func (o *OSD) flushLocked(ctx context.Context) error {
 	// the group says from where on it still needs the log.
 	cut := o.wal.End()
 	frozen, cut := o.freeze(cut)
-	m, pooled := o.freezeChunks()
+	m, pooled, replaced := o.freezeChunks()
 	if len(frozen) == 0 && len(pooled[0])+len(pooled[1])+len(o.garbage) == 0 {
 		return nil
 	}
@@ -139,6 +139,7 @@ func (o *OSD) flushLocked(ctx context.Context) error {
 	m.lsn = cut
 	b := newBatch(o)
 	b.table(pooled, o.garbage)
+	b.forgetCopies(replaced)
 	for _, f := range frozen {
 		if err := b.group(f); err != nil {
 			return err
@@ -248,16 +249,17 @@ func (g *group) thaw() {
 }
 
 // freezeChunks takes what is new of pooled chunks, with the position it reaches to.
-func (o *OSD) freezeChunks() (mark, [2]map[objstore.ChunkID]chunkstore.Loc) {
+func (o *OSD) freezeChunks() (m mark, pooled [2]map[objstore.ChunkID]chunkstore.Loc, replaced []chunkstore.Loc) {
 	t := &o.table
 	t.moving.Lock()
 	defer t.moving.Unlock()
-	m := mark{pooled: o.chunks.Position(chunkstore.Pooled)}
+	m.pooled = o.chunks.Position(chunkstore.Pooled)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.writing = [2]map[objstore.ChunkID]chunkstore.Loc{t.recent, t.dropped}
+	replaced = t.replaced
 	t.init()
-	return m, t.writing
+	return m, t.writing, replaced
 }
 
 // finishFlush makes the database as committed the base of all groups.
@@ -433,6 +435,14 @@ func (b *batch) table(pooled [2]map[objstore.ChunkID]chunkstore.Loc, garbage []c
 func (b *batch) forget(id objstore.ChunkID, loc chunkstore.Loc, add func([]kv)) {
 	add([]kv{{chunkKey(id), nil}, {garbageKey(loc), []byte{}}})
 	b.freed = append(b.freed, loc)
+}
+
+// forgetCopies gives back the space of chunks that were stored again elsewhere.
+func (b *batch) forgetCopies(replaced []chunkstore.Loc) {
+	for _, loc := range replaced {
+		b.add([]kv{{garbageKey(loc), []byte{}}})
+		b.freed = append(b.freed, loc)
+	}
 }
 
 // group writes down a group's frozen layer: bodies into a segment, the rest

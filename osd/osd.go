@@ -234,6 +234,9 @@ func (o *OSD) open() error {
 	if o.opt.ReadOnly {
 		return o.replayInto()
 	}
+	if err := o.table.count(); err != nil {
+		return err
+	}
 	return o.loadGarbage()
 }
 

@@ -18,8 +18,8 @@ import (
 
 func testMap(fsid string) *objstore.Map {
 	return &objstore.Map{FSID: fsid, Epoch: 1, Format: 1, VolumeDepth: 2, OSDs: []objstore.OSDInfo{{Weight: 1, Up: true, In: true}}, Pools: []objstore.Pool{
-		{ID: 1, Name: "meta", Kind: objstore.MetaPool, Size: 1, MinSize: 1, PGs: 4},
-		{ID: 2, Name: "data", Kind: objstore.DataPool, Size: 1, MinSize: 1, PGs: 8, ChunkSize: objstore.ChunkSize},
+		{ID: 0, Name: "meta", Kind: objstore.MetaPool, Size: 1, MinSize: 1, PGs: 4},
+		{ID: 1, Name: "data", Kind: objstore.DataPool, Size: 1, MinSize: 1, PGs: 8, ChunkSize: objstore.ChunkSize},
 	}}
 }
 

@@ -116,15 +116,13 @@ func (o *OSD) reapFreed(ctx context.Context, vol objstore.VolumeID) error {
 func (o *OSD) dropEverywhere(ctx context.Context, ids []objstore.ChunkID) error {
 	m := o.Map()
 	byOSD := map[int][]objstore.ChunkID{}
-	for i := range m.Pools {
-		pool := &m.Pools[i]
-		if pool.Kind != objstore.DataPool {
+	for _, id := range ids {
+		pool := m.PoolOf(id)
+		if pool == nil {
 			continue
 		}
-		for _, id := range ids {
-			for _, osd := range m.Acting(pool, pool.ChunkPG(id)) {
-				byOSD[osd] = append(byOSD[osd], id)
-			}
+		for _, osd := range m.Acting(pool, pool.ChunkPG(id)) {
+			byOSD[osd] = append(byOSD[osd], id)
 		}
 	}
 	for osd, ids := range byOSD {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -75,8 +76,7 @@ func (o *OSD) recoverLoop(ctx context.Context) error {
 // they belong, as far as the OSDs that are up can tell.
 func (o *OSD) recoverPass(ctx context.Context) (whole bool, err error) {
 	m := o.Map()
-	pool := m.Data()
-	if m.HasFlag(objstore.FlagNoRecover) || pool.Coding != nil {
+	if m.HasFlag(objstore.FlagNoRecover) {
 		return true, nil
 	}
 	defer o.recovery.missing.Store(0)
@@ -84,10 +84,9 @@ func (o *OSD) recoverPass(ctx context.Context) (whole bool, err error) {
 	err = o.eachPooled(ctx, func(ids []objstore.ChunkID) error {
 		if o.Map().Epoch != m.Epoch { // begin anew
 			m = o.Map()
-			pool = m.Data()
 			whole = false
 		}
-		done, err := o.recoverSome(ctx, m, pool, ids)
+		done, err := o.recoverSome(ctx, m, ids)
 		whole = whole && done
 		return err
 	})
@@ -102,15 +101,16 @@ func (o *OSD) eachPooled(ctx context.Context, fn func([]objstore.ChunkID) error)
 	if o.filesClosed {
 		return ErrClosed
 	}
-	var ids []objstore.ChunkID
+	recent := map[objstore.ChunkID]bool{} // some of them are in the database, too: they were stored again
 	o.table.mu.RLock()
 	for id := range o.table.recent {
-		ids = append(ids, id)
+		recent[id] = true
 	}
 	for id := range o.table.writing[0] {
-		ids = append(ids, id)
+		recent[id] = true
 	}
 	o.table.mu.RUnlock()
+	ids := slices.Collect(maps.Keys(recent))
 	base, release := o.holdBase()
 	defer release()
 	it := base.txn.NewIterator(badger.IteratorOptions{Prefix: []byte{keyChunk}})
@@ -120,7 +120,7 @@ func (o *OSD) eachPooled(ctx context.Context, fn func([]objstore.ChunkID) error)
 		if !ok {
 			return fmt.Errorf("chunk key %x: %w", it.Item().Key(), objstore.Corrupt)
 		}
-		if id.Resident() {
+		if id.Resident() || recent[id] {
 			continue
 		}
 		if ids = append(ids, id); len(ids) >= recoverBatch {
@@ -153,12 +153,16 @@ func (o *OSD) holdBase() (base snapshot, release func()) {
 	}
 }
 
-// recoverSome sees to some chunks. whole says that nothing is left to do for them.
-func (o *OSD) recoverSome(ctx context.Context, m *objstore.Map, pool *objstore.Pool, ids []objstore.ChunkID) (whole bool, err error) {
+// recoverSome sees to some chunks. whole says that nothing is left to do for
+// them. Those of a pool that the map does not have stay as they are: the pool may
+// be newer than the map.
+func (o *OSD) recoverSome(ctx context.Context, m *objstore.Map, ids []objstore.ChunkID) (whole bool, err error) {
+	ids = slices.DeleteFunc(ids, func(id objstore.ChunkID) bool { p := m.PoolOf(id); return p == nil || p.Coding != nil })
 	self := o.opt.ID
 	acting := make([][]int, len(ids))
 	ask := map[int][]int{} // OSD: indexes of chunks
 	for i, id := range ids {
+		pool := m.PoolOf(id)
 		acting[i] = m.Acting(pool, pool.ChunkPG(id))
 		for _, osd := range acting[i] {
 			if osd != self && m.OSD(osd).Up {
@@ -185,7 +189,7 @@ func (o *OSD) recoverSome(ctx context.Context, m *objstore.Map, pool *objstore.P
 	var spare []objstore.ChunkID
 	for i, id := range ids {
 		var lacking []int
-		complete, giver := len(acting[i]) == pool.Size, -1
+		complete, giver := len(acting[i]) == m.PoolOf(id).Size, -1
 		for _, osd := range acting[i] {
 			held, known := osd == self, osd == self
 			if answer := has[osd]; answer != nil {
@@ -347,7 +351,11 @@ func (o *OSD) give(ctx context.Context, id objstore.ChunkID, to []int) error {
 func (o *OSD) heal(ctx context.Context, id objstore.ChunkID) ([]byte, error) {
 	m := o.Map()
 	err := fmt.Errorf("chunk %v is damaged here, and no other OSD has it: %w", id, objstore.Corrupt)
-	for _, osd := range m.Acting(m.Data(), m.Data().ChunkPG(id)) {
+	pool := m.PoolOf(id)
+	if pool == nil {
+		return nil, err
+	}
+	for _, osd := range m.Acting(pool, pool.ChunkPG(id)) {
 		if osd == o.opt.ID {
 			continue
 		}

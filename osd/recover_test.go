@@ -17,7 +17,7 @@ func (f *fabric) putOn(vol objstore.VolumeID, n int, osds ...int) (objstore.Chun
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	id := objstore.ChunkID{Ino: res.Attr.Ino, Version: 1<<objstore.SessionVersionBits | uint64(n)}
+	id := objstore.ChunkID{Ino: res.Attr.Ino, Version: objstore.PooledVersion(1, 1, uint64(n))}
 	data := bytes.Repeat([]byte(fmt.Sprint(n, " ")), 30000)
 	for _, osd := range osds {
 		if err := f.osds[osd].PutChunk(f.t.Context(), id, data); err != nil {
@@ -120,6 +120,9 @@ func TestScrubHeals(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
+	if err := o.flush(t.Context()); err != nil { // the healed copy will be beside this one
+		t.Fatal(err)
+	}
 	if _, err := file.WriteAt([]byte("rot"), int64(loc.Off)*4096+5000); err != nil {
 		t.Fatal(err)
 	}
@@ -136,5 +139,8 @@ func TestScrubHeals(t *testing.T) {
 	got, err := o.FetchChunk(t.Context(), id)
 	if err != nil || !slices.Equal(got, data) {
 		t.Fatalf("after scrub: %d bytes, %v", len(got), err)
+	}
+	if again, err := o.Scrub(t.Context()); err != nil || again.Chunks != s.Chunks || again.Healed+again.Bad != 0 {
+		t.Errorf("a second scrub: %+v, %v; the first: %+v", again, err, s)
 	}
 }

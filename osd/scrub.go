@@ -120,7 +120,7 @@ func (o *OSD) scrubChunk(ctx context.Context, id objstore.ChunkID, s *Scrubbed) 
 	case errors.Is(err, objstore.NotFound):
 		return 0, nil // removed meanwhile
 	case errors.Is(err, objstore.Corrupt):
-		if o.Map().Data().Coding != nil {
+		if pool := o.Map().PoolOf(id); pool != nil && pool.Coding != nil {
 			err = fmt.Errorf("a shard: %w", err) // others have other shards
 		} else {
 			data, err = o.heal(ctx, id)

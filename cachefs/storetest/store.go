@@ -23,6 +23,7 @@ type Store struct {
 	fail   func(op string, subject any) error
 	counts map[string]int
 	avail  uint64
+	chunks uint64 // named
 }
 
 var _ objstore.Store = (*Store)(nil)
@@ -233,6 +234,14 @@ func (s *Store) ReadChunk(_ context.Context, id objstore.ChunkID, off uint32, p 
 	}
 	copy(p, b[off:])
 	return nil
+}
+
+// NewChunk implements objstore.Store.
+func (s *Store) NewChunk(_ context.Context, ino objstore.Ino, index uint32) (objstore.ChunkID, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.chunks++
+	return objstore.ChunkID{Ino: ino, Index: index, Version: objstore.PooledVersion(1, s.Session().ID, s.chunks)}, nil
 }
 
 // PutChunk implements objstore.Store.

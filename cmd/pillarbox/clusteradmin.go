@@ -27,6 +27,14 @@ func give(c *cli.Context, words []string, options map[string]string, answer any,
 
 // giveAs shows what the answer is turned into.
 func giveAs(c *cli.Context, words []string, options map[string]string, answer any, shown func() any, text func(io.Writer) error) error {
+	if err := askMons(c, words, options, answer); err != nil {
+		return err
+	}
+	return show(c, shown(), text)
+}
+
+// askMons sends a command to the monitors.
+func askMons(c *cli.Context, words []string, options map[string]string, answer any) error {
 	format := c.String("format")
 	if format != "text" && format != "json" {
 		return usageError("format %q: must be text or json", format)
@@ -43,13 +51,7 @@ func giveAs(c *cli.Context, words []string, options map[string]string, answer an
 	if m, err := self.mons.Map(c.Context); err == nil {
 		self.learn(m, log)
 	}
-	show := shown()
-	if format == "json" {
-		enc := json.NewEncoder(c.App.Writer)
-		enc.SetIndent("", "  ")
-		return enc.Encode(show)
-	}
-	return text(c.App.Writer)
+	return nil
 }
 
 // changing is a subcommand that changes the map: its words go to the monitors
@@ -59,17 +61,34 @@ func changing(words, usage, args string, flags ...cli.Flag) *cli.Command {
 	return &cli.Command{
 		Name: name, Usage: usage, ArgsUsage: args, Flags: adminFlags(flags...),
 		Action: func(c *cli.Context) error {
-			options := map[string]string{}
-			if c.Bool("force") {
-				options["force"] = "true"
-			}
-			var done mon.Changed
-			return give(c, append(strings.Fields(words), c.Args().Slice()...), options, &done, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "done; epoch %d\n", done.Epoch)
-				return err
-			})
+			return giveChange(c, append(strings.Fields(words), c.Args().Slice()...), nil)
 		},
 	}
+}
+
+// giveChange sends a command that changes the map, with options besides --force.
+func giveChange(c *cli.Context, words []string, options map[string]string) error {
+	if options == nil {
+		options = map[string]string{}
+	}
+	if c.Bool("force") {
+		options["force"] = "true"
+	}
+	var done mon.Changed
+	return give(c, words, options, &done, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "done; epoch %d\n", done.Epoch)
+		return err
+	})
+}
+
+// show writes an answer in the format asked for.
+func show(c *cli.Context, answer any, text func(io.Writer) error) error {
+	if c.String("format") == "json" {
+		enc := json.NewEncoder(c.App.Writer)
+		enc.SetIndent("", "  ")
+		return enc.Encode(answer)
+	}
+	return text(c.App.Writer)
 }
 
 func forceFlag() cli.Flag {
@@ -96,10 +115,7 @@ func clusterCommands() []*cli.Command {
 	return []*cli.Command{
 		changing("set", "set a flag: noout, nodown, noscrub, norecover, norebalance", "FLAG"),
 		changing("unset", "take a flag back", "FLAG"),
-		{Name: "pool", Usage: "look after pools", Subcommands: []*cli.Command{
-			changing("pool set", "change size, min_size or failure_domain", "POOL WHAT VALUE", forceFlag()),
-			{Name: "ls", Usage: "list the pools", Flags: adminFlags(), Action: func(c *cli.Context) error { return giveStatus(c, writePools) }},
-		}},
+		poolCommand(),
 		{Name: "token", Usage: "make one-time tokens to join with", Subcommands: []*cli.Command{{
 			Name: "create", Usage: "make a token for an OSD, a client or an admin", ArgsUsage: "osd | client client.NAME | admin",
 			Flags: adminFlags(&cli.StringFlag{Name: "ttl", Value: "1h", Usage: "`TIME` it can be used"}),
@@ -239,15 +255,6 @@ func writeMons(w io.Writer, st *mon.Status) error {
 	fmt.Fprintln(tw, "NAME\tADDRESS")
 	for _, m := range st.Mons {
 		fmt.Fprintf(tw, "%s\t%s\n", m.Name, m.Addr)
-	}
-	return tw.Flush()
-}
-
-func writePools(w io.Writer, st *mon.Status) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "ID\tNAME\tKIND\tSIZE\tMIN_SIZE\tPGS\tFAILURE DOMAIN")
-	for _, p := range st.Pools {
-		fmt.Fprintf(tw, "%d\t%s\t%s\t%d\t%d\t%d\t%s\n", p.ID, p.Name, p.Kind, p.Size, p.MinSize, p.PGs, p.Domain())
 	}
 	return tw.Flush()
 }

@@ -159,6 +159,7 @@ type poolSpace struct {
 	Name  string `json:"name"`
 	Kind  string `json:"kind"`
 	Size  int    `json:"size"`
+	Used  uint64 `json:"used_bytes"` // on disk, with copies and coding; of data pools
 	Total uint64 `json:"total_bytes"`
 	Avail uint64 `json:"max_avail_bytes"` // before the first of its OSDs is full
 }
@@ -177,17 +178,20 @@ func clusterDF(c *cli.Context) error {
 	return giveAs(c, []string{"status"}, nil, &st, func() any {
 		df = clusterSpace{Total: st.Total, Used: st.Total - st.Free, Free: st.Free}
 		m := &objstore.Map{Pools: st.Pools}
-		disks := map[int]client.Disk{}
+		disks, used := map[int]client.Disk{}, map[int]uint64{}
 		for _, o := range st.OSDs {
 			m.OSDs = append(m.OSDs, o.OSDInfo)
 			if o.Report != nil {
 				disks[o.ID] = client.Disk{Total: o.Report.Total, Free: o.Report.Free}
+				for id, u := range o.Report.Pools {
+					used[id] += u.Bytes
+				}
 			}
 		}
 		for i := range st.Pools {
 			p := &st.Pools[i]
 			total, _, avail := client.PoolSpace(m, p, disks)
-			df.Pools = append(df.Pools, poolSpace{p.ID, p.Name, string(p.Kind), p.Size, total, avail})
+			df.Pools = append(df.Pools, poolSpace{p.ID, p.Name, string(p.Kind), p.Size, used[p.ID], total, avail})
 		}
 		return &df
 	}, func(w io.Writer) error {
@@ -198,9 +202,13 @@ func clusterDF(c *cli.Context) error {
 		}
 		fmt.Fprintln(tw, "RAW SIZE\tUSED\tFREE\tUSE%")
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%.0f%%\n\n", humanize.IBytes(df.Total), humanize.IBytes(df.Used), humanize.IBytes(df.Free), percent)
-		fmt.Fprintln(tw, "POOL\tKIND\tREPLICAS\tHOLDS\tMAX AVAIL")
-		for _, p := range df.Pools {
-			fmt.Fprintf(tw, "%s\t%s\t%d\t%s\t%s\n", p.Name, p.Kind, p.Size, humanize.IBytes(p.Total), humanize.IBytes(p.Avail))
+		fmt.Fprintln(tw, "POOL\tKIND\tSIZE\tUSED (RAW)\tHOLDS\tMAX AVAIL")
+		for i, p := range df.Pools {
+			used := "-"
+			if p.Kind == string(objstore.DataPool) {
+				used = humanize.IBytes(p.Used)
+			}
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, p.Kind, redundancy(&st.Pools[i]), used, humanize.IBytes(p.Total), humanize.IBytes(p.Avail))
 		}
 		return tw.Flush()
 	})

@@ -206,5 +206,9 @@ func reportOf(ctx context.Context, o *osd.OSD) mon.Report {
 	if total, free, err := o.Space(ctx); err == nil {
 		r.Total, r.Free = total, free
 	}
+	r.Pools = map[int]mon.PoolUse{}
+	for id, u := range o.PoolUse() {
+		r.Pools[id] = mon.PoolUse{Chunks: uint64(u.Chunks), Bytes: uint64(u.Bytes)}
+	}
 	return r
 }

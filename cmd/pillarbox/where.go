@@ -13,8 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pillarbox/objstore"
-	"pillarbox/objstore/client"
-	"pillarbox/osd/osdrpc"
 )
 
 func whereCommand() *cli.Command {
@@ -90,30 +88,12 @@ func runWhere(c *cli.Context) error {
 	if fs.Type != unix.FUSE_SUPER_MAGIC {
 		return usageError("%s is on no Pillarbox mount", path)
 	}
-	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: slog.LevelError}))
-	self, err := openMember(c.String("conf"), log)
+	s, err := openStore(c)
 	if err != nil {
 		return err
 	}
-	defer self.mons.Close()
-	m, err := self.mons.Map(c.Context)
-	if err != nil {
-		return err
-	}
-	conns := osdrpc.NewConns(osdrpc.Options{Self: -1, TLS: self.tls, Log: log})
-	defer conns.Close()
-	if err := conns.SetMap(m); err != nil {
-		return err
-	}
-	session, err := self.mons.NewSession(c.Context)
-	if err != nil {
-		return err
-	}
-	store, err := client.New(c.Context, m, session, conns, client.Options{Log: log})
-	if err != nil {
-		return err
-	}
-	defer store.Close()
+	defer s.close()
+	m, store := s.cmap, s.store
 	ino := objstore.Ino(st.Ino)
 	a, err := store.GetAttr(c.Context, ino)
 	if err != nil {
@@ -129,12 +109,7 @@ func runWhere(c *cli.Context) error {
 			ans.Extents = append(ans.Extents, whereIs(m, ans.Meta, &e))
 		}
 	}
-	if c.String("format") == "json" {
-		enc := json.NewEncoder(c.App.Writer)
-		enc.SetIndent("", "  ")
-		return enc.Encode(ans)
-	}
-	return writeWhere(c.App.Writer, &ans)
+	return show(c, ans, func(w io.Writer) error { return writeWhere(w, &ans) })
 }
 
 func whereIs(m *objstore.Map, meta location, e *objstore.Extent) whereExtent {
@@ -147,8 +122,10 @@ func whereIs(m *objstore.Map, meta location, e *objstore.Extent) whereExtent {
 	case objstore.Resident:
 		w.Kind, w.Chunk = "resident", e.Chunk.String()
 	case objstore.Pooled:
-		p := m.Data()
-		w.Kind, w.Chunk, w.Place = "pooled", e.Chunk.String(), placeOf(m, p, p.ChunkPG(e.Chunk))
+		w.Kind, w.Chunk, w.Place = "pooled", e.Chunk.String(), location{Pool: fmt.Sprint("pool ", e.Chunk.Pool())}
+		if p := m.PoolOf(e.Chunk); p != nil {
+			w.Place = placeOf(m, p, p.ChunkPG(e.Chunk))
+		}
 	}
 	return w
 }

@@ -55,6 +55,7 @@ type Client struct {
 	peersMu sync.Mutex // before a peer's
 	peers   map[int]*peer
 	seqs    sequence
+	chunks  atomic.Uint64 // named so far
 
 	watch watches
 	cache cache

@@ -60,8 +60,8 @@ func newCluster(t testing.TB, osds int, data objstore.Pool) *cluster {
 		m.OSDs = append(m.OSDs, objstore.OSDInfo{ID: id, Addr: fmt.Sprintf("[::1]:%d", id+1), Host: fmt.Sprintf("h%d", id), Weight: 1, Up: true, In: true})
 		c.osds[id] = &fakeOSD{id: id, c: c, chunks: map[objstore.ChunkID][]byte{}, calls: map[string]int{}}
 	}
-	data.ID, data.Name, data.Kind, data.PGs, data.ChunkSize, data.FailureDomain = 2, "data", objstore.DataPool, 16, objstore.ChunkSize, "osd"
-	m.Pools = []objstore.Pool{{ID: 1, Name: "meta", Kind: objstore.MetaPool, Size: min(3, osds), MinSize: min(2, osds), PGs: 4, FailureDomain: "osd"}, data}
+	data.ID, data.Name, data.Kind, data.PGs, data.ChunkSize, data.FailureDomain = 1, "data", objstore.DataPool, 16, objstore.ChunkSize, "osd"
+	m.Pools = []objstore.Pool{{ID: 0, Name: "meta", Kind: objstore.MetaPool, Size: min(3, osds), MinSize: min(2, osds), PGs: 4, FailureDomain: "osd"}, data}
 	for pg := range uint32(4) {
 		c.leader[pg] = m.Acting(m.Meta(), pg)[0]
 	}

@@ -21,7 +21,7 @@ func content(n int) []byte {
 }
 
 func chunk(version uint64) objstore.ChunkID {
-	return objstore.ChunkID{Ino: objstore.MakeIno(0, 77), Version: 7<<objstore.SessionVersionBits | version}
+	return objstore.ChunkID{Ino: objstore.MakeIno(0, 77), Version: objstore.PooledVersion(1, 7, version)}
 }
 
 // acting lists the OSDs of a chunk, the first choice for reads first.
@@ -280,13 +280,13 @@ func TestReadsAreSpread(t *testing.T) {
 		c := newCluster(t, 3, replicated(3, 2))
 		cl := c.client(client.Options{})
 		near := c.client(client.Options{Host: "h1"})
-		for v := range uint64(30) {
+		for v := range uint64(300) {
 			mustPut(t, cl, chunk(v), content(10))
 			mustRead(t, cl, chunk(v), content(10))
 		}
 		for id, o := range c.osds {
-			if n := o.count("ReadChunk"); n < 5 || n > 15 {
-				t.Errorf("osd.%d: %d of 30 reads", id, n)
+			if n := o.count("ReadChunk"); n < 50 || n > 150 {
+				t.Errorf("osd.%d: %d of 300 reads", id, n)
 			}
 		}
 		n := c.osds[1].count("ReadChunk")
@@ -306,7 +306,7 @@ func (c *cluster) name(cl *client.Client, version uint64, n int) objstore.ChunkI
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	id := objstore.ChunkID{Ino: res.Attr.Ino, Version: 7<<objstore.SessionVersionBits | version}
+	id := objstore.ChunkID{Ino: res.Attr.Ino, Version: objstore.PooledVersion(1, 7, version)}
 	mustPut(c.t, cl, id, content(n))
 	_, err = cl.Apply(c.t.Context(), objstore.Write{Ino: id.Ino, Size: uint64(n), Extents: []objstore.Extent{{Len: uint32(n), Kind: objstore.Pooled, Chunk: id}}}, objstore.Committed)
 	if err != nil {

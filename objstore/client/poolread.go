@@ -99,17 +99,17 @@ func (m *misses) add(err error) {
 // or misses.final says why they never will be.
 func (c *Client) readRound(ctx context.Context, e *epoch, r chunkRange) (done bool, m *misses) {
 	m = &misses{}
-	down := false
-	for i := range e.Pools {
-		if pool := &e.Pools[i]; pool.Kind == objstore.DataPool {
-			places := placesOf(e.Map, pool, r.id)
-			down = down || slices.ContainsFunc(places, func(p place) bool { return !e.up(p.osd) })
-			if err := c.readFrom(ctx, pool, r, c.preferred(e, r.id, places)); err == nil {
-				return true, &misses{}
-			} else if m.add(err); m.final != nil {
-				return true, m
-			}
-		}
+	pool := e.PoolOf(r.id)
+	if pool == nil { // the map is late, or the pool is gone for good
+		m.add(fmt.Errorf("pool %d is not in epoch %d of the cluster map: %w", r.id.Pool(), e.Epoch, objstore.Unavailable))
+		return false, m
+	}
+	places := placesOf(e.Map, pool, r.id)
+	down := slices.ContainsFunc(places, func(p place) bool { return !e.up(p.osd) })
+	if err := c.readFrom(ctx, pool, r, c.preferred(e, r.id, places)); err == nil {
+		return true, &misses{}
+	} else if m.add(err); m.final != nil {
+		return true, m
 	}
 	if len(m.absent) == 0 && len(m.corrupt) == 0 || ctx.Err() != nil {
 		return false, m
@@ -125,19 +125,15 @@ func (c *Client) readRound(ctx context.Context, e *epoch, r chunkRange) (done bo
 		m.final = fmt.Errorf("the chunk was removed: %w", objstore.Stale)
 		return true, m
 	}
-	for i := range e.Pools {
-		if pool := &e.Pools[i]; pool.Kind == objstore.DataPool {
-			places, some := c.elsewhere(e, pool, r.id)
-			down = down || some
-			if pool.Coding != nil { // some shards may be here, some there
-				places = append(c.preferred(e, r.id, placesOf(e.Map, pool, r.id)), places...)
-			}
-			if err := c.readFrom(ctx, pool, r, places); err == nil {
-				return true, &misses{}
-			} else {
-				m.add(err)
-			}
-		}
+	others, some := c.elsewhere(e, pool, r.id)
+	down = down || some
+	if pool.Coding != nil { // some shards may be here, some there
+		others = append(c.preferred(e, r.id, places), others...)
+	}
+	if err := c.readFrom(ctx, pool, r, others); err == nil {
+		return true, &misses{}
+	} else {
+		m.add(err)
 	}
 	if len(m.failed) == 0 && !down && c.now.Load() == e {
 		m.final = fmt.Errorf("no OSD has good bytes: %w: %v", objstore.Corrupt, m)
@@ -189,7 +185,7 @@ func (c *Client) elsewhere(e *epoch, pool *objstore.Pool, id objstore.ChunkID) (
 		asked = append(asked, p.osd)
 	}
 	for _, m := range e.past {
-		if was := poolByID(m, pool.ID); was != nil {
+		if was := m.Pool(pool.ID); was != nil {
 			for _, p := range placesOf(m, was, id) {
 				ids = appendNew(ids, p.osd)
 			}

@@ -15,6 +15,39 @@ import (
 // after PutChunk returned.
 const lateWrites = 16
 
+// NewChunk implements objstore.Store. The count is not used up in practice: at a
+// hundred chunks per second it lasts for years.
+func (c *Client) NewChunk(ctx context.Context, ino objstore.Ino, index uint32) (objstore.ChunkID, error) {
+	pool, err := c.poolFor(ctx, ino)
+	if err != nil {
+		return objstore.ChunkID{}, fmt.Errorf("choose a pool for inode %v: %w", ino, err)
+	}
+	n := c.chunks.Add(1)
+	if n > objstore.MaxChunkCount {
+		return objstore.ChunkID{}, fmt.Errorf("session %d has used up its chunk numbers; mount again: %w", c.session.ID, objstore.NoSpace)
+	}
+	return objstore.ChunkID{Ino: ino, Index: index, Version: objstore.PooledVersion(pool, c.session.ID, n)}, nil
+}
+
+// poolFor is the data pool that the nearest rule above an inode chooses.
+func (c *Client) poolFor(ctx context.Context, ino objstore.Ino) (int, error) {
+	e := c.now.Load()
+	for dir := objstore.VolumeRoot(ino.Volume()); len(e.Rules) > 0 && dir != objstore.VolumeRoot(objstore.RootVolume); {
+		if r := e.Rule(dir); r != nil {
+			return r.Pool, nil
+		}
+		a, err := c.GetAttr(ctx, dir)
+		if err != nil {
+			return 0, err
+		}
+		if a.Parent == dir { // an account that lost its name
+			break
+		}
+		dir = a.Parent
+	}
+	return e.Data().ID, nil
+}
+
 // PutChunk implements objstore.Store. All OSDs of the chunk's placement group
 // that are up get it at the same time; it returns when all have it, or MinSize
 // of them when the others fail or are slow. Those are given what is missing in
@@ -32,9 +65,12 @@ func (c *Client) PutChunk(ctx context.Context, id objstore.ChunkID, data []byte)
 	if id.Resident() {
 		return fmt.Errorf("put chunk %v, a resident one: %w", id, objstore.Invalid)
 	}
-	pool := e.Data()
+	pool := e.PoolOf(id)
+	if pool == nil {
+		return fmt.Errorf("put chunk %v: pool %d was removed: %w", id, id.Pool(), objstore.Unavailable)
+	}
 	w := &chunkWrite{
-		c: c, id: id, pool: pool.ID, coded: pool.Coding != nil, places: make(map[place]*placeState),
+		c: c, id: id, coded: pool.Coding != nil, places: make(map[place]*placeState),
 		news: make(chan placeNews), returned: make(chan struct{}),
 	}
 	if w.coded {
@@ -73,15 +109,6 @@ func placesOf(m *objstore.Map, pool *objstore.Pool, id objstore.ChunkID) []place
 	return places
 }
 
-func poolByID(m *objstore.Map, id int) *objstore.Pool {
-	for i := range m.Pools {
-		if m.Pools[i].ID == id {
-			return &m.Pools[i]
-		}
-	}
-	return nil
-}
-
 // placeState is what the writer of a chunk knows of one place.
 type placeState struct {
 	held    bool  // durable there
@@ -102,7 +129,6 @@ type placeNews struct {
 type chunkWrite struct {
 	c        *Client
 	id       objstore.ChunkID
-	pool     int
 	coded    bool
 	payloads [][]byte
 	places   map[place]*placeState // the caller's goroutine's
@@ -154,9 +180,9 @@ func (w *chunkWrite) do(ctx context.Context) error {
 
 // advance starts what the map asks for and says whether the write is over.
 func (w *chunkWrite) advance(e *epoch, patient bool) (done bool, err error) {
-	pool := poolByID(e.Map, w.pool)
+	pool := e.PoolOf(w.id)
 	if pool == nil {
-		return true, fmt.Errorf("pool %d is gone: %w", w.pool, objstore.Invalid)
+		return true, fmt.Errorf("pool %d was removed: %w", w.id.Pool(), objstore.Unavailable)
 	}
 	places := placesOf(e.Map, pool, w.id)
 	var held, hoped, full int
@@ -301,7 +327,7 @@ func (w *chunkWrite) tell(ctx context.Context, n placeNews) {
 // wanted says whether the map wants a payload at a place, and that can be tried.
 func (w *chunkWrite) wanted(p place) bool {
 	e := w.c.now.Load()
-	pool := poolByID(e.Map, w.pool)
+	pool := e.PoolOf(w.id)
 	if pool == nil || !e.up(p.osd) {
 		return false
 	}

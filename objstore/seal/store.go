@@ -297,7 +297,7 @@ func (s *Store) newBody(ino objstore.Ino, off uint64) objstore.ChunkID {
 	return objstore.ChunkID{
 		Ino:     ino,
 		Index:   uint32(off / objstore.ChunkSize),
-		Version: objstore.ResidentVersion | objstore.SealedVersion | s.Session().ID<<objstore.SessionVersionBits | s.bodies.Add(1),
+		Version: objstore.ResidentVersion | objstore.SealedVersion | objstore.PooledVersion(1, s.Session().ID, s.bodies.Add(1)),
 	}
 }
 
