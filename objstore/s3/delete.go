@@ -86,6 +86,11 @@ func (q *request) remove(key, id string, cond conditions) (d deleted, err error)
 		return d, b.removeVersion(ctx, v)
 	}
 	if b.versioned() {
+		if cond.match != "" { // where there never was an object no condition asks for a marker
+			if cur, err := b.latest(ctx, key); err != nil || cur == nil {
+				return d, err
+			}
+		}
 		m, err := q.mark(key, func(cur *version) error { return cond.check(b, ctx, cur) })
 		if err != nil {
 			return d, err
