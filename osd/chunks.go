@@ -195,7 +195,7 @@ func (t *chunkTable) named(c objstore.Change) {
 // ReadChunk fills p from a chunk; pg is the placement group of the chunk's
 // volume. Stale when the chunk is no longer there, Corrupt when its checksum
 // does not match.
-func (o *OSD) ReadChunk(_ context.Context, pg uint32, id objstore.ChunkID, off uint32, p []byte) error {
+func (o *OSD) ReadChunk(ctx context.Context, pg uint32, id objstore.ChunkID, off uint32, p []byte) error {
 	find := func() (chunkstore.Loc, error) { return o.table.locate(id) }
 	if id.Resident() {
 		g, err := o.group(pg)
@@ -229,6 +229,12 @@ func (o *OSD) ReadChunk(_ context.Context, pg uint32, id objstore.ChunkID, off u
 	// A chunk freed while it was read is no damage.
 	if o.chunkGone(pg, id) {
 		return fmt.Errorf("chunk %v was removed: %w", id, objstore.Stale)
+	}
+	if id.Resident() && o.opt.Peers != nil { // only the leader is asked for it
+		if body, herr := o.healBody(ctx, id); herr == nil {
+			copy(p, body[off:])
+			return nil
+		}
 	}
 	o.log.Error("damaged chunk", "chunk", id.String(), "err", err)
 	return err

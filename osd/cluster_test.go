@@ -14,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 
 	"pillarbox/objstore"
 	"pillarbox/objstore/volume"
@@ -198,7 +200,7 @@ func (f *fabric) setMap(change func(*objstore.Map)) {
 
 func (f *fabric) eventually(what string, ok func() bool) {
 	f.t.Helper()
-	for end := time.Now().Add(60 * time.Second); !ok(); {
+	for end := time.Now().Add(3 * time.Minute); !ok(); {
 		if time.Now().After(end) {
 			f.dump()
 			f.t.Fatalf("not in time: %s", what)
@@ -222,8 +224,8 @@ func (f *fabric) dump() {
 	}
 }
 
-// whole says whether every group has the voters that the map wants, and one of
-// them leads.
+// whole says whether every group has the voters that the map wants, one of them
+// leads, and the others follow its log: none of them has to get its state first.
 func (f *fabric) whole() bool {
 	for pg := range uint32(f.m.Meta().PGs) {
 		want := f.m.Acting(f.m.Meta(), pg)
@@ -235,7 +237,12 @@ func (f *fabric) whole() bool {
 				continue
 			}
 			g.mu.RLock()
-			led = led || g.leads && slices.Equal(osdIDs(g.members.GetVoters()), want) && len(g.members.GetVotersOutgoing()) == 0
+			if g.leads && slices.Equal(osdIDs(g.members.GetVoters()), want) && len(g.members.GetVotersOutgoing()) == 0 {
+				led = true
+				g.rn.WithProgress(func(_ uint64, _ raft.ProgressType, p tracker.Progress) {
+					led = led && p.State == tracker.StateReplicate
+				})
+			}
 			g.mu.RUnlock()
 		}
 		if !led {
@@ -248,7 +255,7 @@ func (f *fabric) whole() bool {
 // apply sends a change to whoever leads, again and again, as a client does.
 func (f *fabric) apply(r objstore.Request, c objstore.Change) (res objstore.Result, err error) {
 	pg := f.m.Group(c.Volume())
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
 		for _, o := range f.all() {
 			ctx, cancel := context.WithTimeout(f.t.Context(), 5*time.Second)
 			res, err = o.Apply(ctx, pg, r, c, objstore.Committed)
@@ -265,7 +272,7 @@ func (f *fabric) apply(r objstore.Request, c objstore.Change) (res objstore.Resu
 // names lists a directory as its group's leader tells it.
 func (f *fabric) names(dir objstore.Ino) map[string]objstore.Ino {
 	f.t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
 		for _, o := range f.all() {
 			list, err := o.ReadDir(f.t.Context(), f.m.Group(dir.Volume()), dir, 0, 1<<20, false)
 			if err == nil {

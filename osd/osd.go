@@ -118,6 +118,7 @@ type OSD struct {
 	recovery recovery
 	subs     subscriptions
 	scrubs   scrubs
+	healing  sync.Mutex    // one resident body at a time; before flushMu
 	settled  chan struct{} // closed when what the last run left is cleared up
 
 	flushMu     sync.Mutex       // one flush at a time

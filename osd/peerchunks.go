@@ -28,7 +28,7 @@ func (o *OSD) HasChunks(_ context.Context, ids []objstore.ChunkID) ([]bool, erro
 // FetchChunk implements Peer.
 func (o *OSD) FetchChunk(_ context.Context, id objstore.ChunkID) ([]byte, error) {
 	if id.Resident() {
-		return nil, fmt.Errorf("fetch chunk %v, a resident one: %w", id, objstore.Invalid)
+		return o.fetchBody(id)
 	}
 	loc, err := o.table.locate(id)
 	if err != nil {

@@ -50,7 +50,8 @@ type Peer interface {
 	HasChunks(ctx context.Context, ids []objstore.ChunkID) ([]bool, error)
 	// PutChunk stores a pooled chunk, durable on return.
 	PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) error
-	// FetchChunk returns a pooled chunk whole, after checking it. NotFound, Corrupt.
+	// FetchChunk returns a pooled chunk, or a resident one of a group that the OSD
+	// has a replica of, whole, after checking it. NotFound, Corrupt.
 	FetchChunk(ctx context.Context, id objstore.ChunkID) ([]byte, error)
 	// DropChunks removes pooled chunks; unknown ones are passed over.
 	DropChunks(ctx context.Context, ids []objstore.ChunkID) error

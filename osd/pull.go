@@ -110,8 +110,11 @@ func (o *OSD) sendBodies(ctx context.Context, base snapshot, pg uint32, send fun
 			return err
 		}
 		b, err := base.body(id)
-		if errors.Is(err, objstore.Corrupt) && o.chunkGone(pg, id) {
-			return nil
+		if errors.Is(err, objstore.Corrupt) {
+			if o.chunkGone(pg, id) {
+				return nil
+			}
+			b, err = o.healBody(ctx, id)
 		}
 		if err != nil {
 			return err

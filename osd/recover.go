@@ -96,6 +96,12 @@ func (o *OSD) recoverPass(ctx context.Context) (whole bool, err error) {
 // eachPooled calls fn with the pooled chunks that the OSD holds, some at a time.
 // What comes or goes meanwhile may be left out.
 func (o *OSD) eachPooled(ctx context.Context, fn func([]objstore.ChunkID) error) error {
+	return o.eachChunk(ctx, func(id objstore.ChunkID) bool { return !id.Resident() }, fn)
+}
+
+// eachChunk is eachPooled for the chunks that want is true of. Resident ones that
+// are not flushed yet are left out.
+func (o *OSD) eachChunk(ctx context.Context, want func(objstore.ChunkID) bool, fn func([]objstore.ChunkID) error) error {
 	o.files.RLock()
 	defer o.files.RUnlock()
 	if o.filesClosed {
@@ -120,7 +126,7 @@ func (o *OSD) eachPooled(ctx context.Context, fn func([]objstore.ChunkID) error)
 		if !ok {
 			return fmt.Errorf("chunk key %x: %w", it.Item().Key(), objstore.Corrupt)
 		}
-		if id.Resident() || recent[id] {
+		if !want(id) || recent[id] {
 			continue
 		}
 		if ids = append(ids, id); len(ids) >= recoverBatch {

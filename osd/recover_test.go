@@ -2,12 +2,14 @@ package osd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"testing"
 
 	"pillarbox/objstore"
+	"pillarbox/osd/chunkstore"
 )
 
 // putOn stores a chunk on some OSDs and names it in a new file.
@@ -104,6 +106,73 @@ func TestChunksMoveWhenAnOSDGoesOut(t *testing.T) {
 	})
 }
 
+// rot damages a chunk in its segment.
+func rot(t *testing.T, o *OSD, loc chunkstore.Loc, at int64) {
+	t.Helper()
+	file, err := os.OpenFile(fmt.Sprintf("%s/chunks/%08x.seg", o.opt.Dir, loc.Seg), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteAt([]byte("rot"), int64(loc.Off)*4096+at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestResidentBodiesHeal: small bodies beside a group's replicas, at the leader
+// when they are read, elsewhere by a scrub.
+func TestResidentBodiesHeal(t *testing.T) {
+	f := newFabric(t, 3)
+	f.eventually("three voters everywhere", f.whole)
+	f.makeVolumes(0, 1)
+	res, err := f.apply(objstore.Request{}, create("m"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := bytes.Repeat([]byte("mail "), 1000)
+	_, err = f.apply(objstore.Request{}, objstore.Write{Ino: res.Attr.Ino, Size: uint64(len(data)), Extents: []objstore.Extent{{Len: uint32(len(data)), Kind: objstore.Resident, Data: data}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.sameEverywhere()
+	pg := f.m.Group(1)
+	leader := f.leader(pg)
+	ext, err := leader.Extents(t.Context(), pg, res.Attr.Ino, 0, 1<<20)
+	if err != nil || len(ext) != 1 {
+		t.Fatalf("%d extents, %v", len(ext), err)
+	}
+	id := ext[0].Chunk
+	for _, o := range f.all() {
+		var loc chunkstore.Loc
+		f.eventually("the body is in a segment", func() bool {
+			if err := o.flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_, loc, err = o.groups[pg].Load().locateBody(id)
+			return err == nil && loc.Len > 0
+		})
+		rot(t, o, loc, 1000)
+		if _, err := o.FetchChunk(t.Context(), id); !errors.Is(err, objstore.Corrupt) {
+			t.Fatalf("osd.%d: the damage does not show: %v", o.opt.ID, err)
+		}
+		if o == leader {
+			got := make([]byte, 100)
+			if err := o.ReadChunk(t.Context(), pg, id, 900, got); err != nil || !bytes.Equal(got, data[900:1000]) {
+				t.Errorf("read of a damaged body: %v", err)
+			}
+		} else if s, err := o.Scrub(t.Context()); err != nil || s.Healed != 1 || s.Bad != 0 {
+			t.Errorf("scrub of osd.%d: %+v, %v", o.opt.ID, s, err)
+		}
+		if got, err := o.FetchChunk(t.Context(), id); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("osd.%d healed: %d bytes, %v", o.opt.ID, len(got), err)
+		}
+	}
+	f.kill(2)
+	if got, err := f.start(2).FetchChunk(t.Context(), id); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("healed and started again: %d bytes, %v", len(got), err)
+	}
+}
+
 func TestScrubHeals(t *testing.T) {
 	f := newFabric(t, 3)
 	f.eventually("three voters everywhere", f.whole)
@@ -114,18 +183,10 @@ func TestScrubHeals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := fmt.Sprintf("%s/chunks/%08x.seg", o.opt.Dir, loc.Seg)
-	file, err := os.OpenFile(name, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
 	if err := o.flush(t.Context()); err != nil { // the healed copy will be beside this one
 		t.Fatal(err)
 	}
-	if _, err := file.WriteAt([]byte("rot"), int64(loc.Off)*4096+5000); err != nil {
-		t.Fatal(err)
-	}
+	rot(t, o, loc, 5000)
 	if _, err := o.FetchChunk(t.Context(), id); err == nil {
 		t.Fatal("the damage does not show")
 	}

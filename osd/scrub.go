@@ -80,15 +80,16 @@ func (o *OSD) scrubLoop(ctx context.Context) error {
 	}
 }
 
-// Scrub reads every pooled chunk, as fast as it can, and heals those that are
-// damaged from another OSD's copy.
+// Scrub reads every chunk, resident ones too, as fast as it can, and heals those
+// that are damaged from another OSD's copy.
 func (o *OSD) Scrub(ctx context.Context) (Scrubbed, error) { return o.scrub(ctx, 0) }
 
 // scrub reads rate bytes per second at most; 0: no limit.
 func (o *OSD) scrub(ctx context.Context, rate int) (s Scrubbed, err error) {
 	o.scrubs.one.Lock()
 	defer o.scrubs.one.Unlock()
-	err = o.eachPooled(ctx, func(ids []objstore.ChunkID) error {
+	all := func(objstore.ChunkID) bool { return true }
+	err = o.eachChunk(ctx, all, func(ids []objstore.ChunkID) error {
 		for _, id := range ids {
 			n, err := o.scrubChunk(ctx, id, &s)
 			if err == nil && rate > 0 {
@@ -120,7 +121,9 @@ func (o *OSD) scrubChunk(ctx context.Context, id objstore.ChunkID, s *Scrubbed) 
 	case errors.Is(err, objstore.NotFound):
 		return 0, nil // removed meanwhile
 	case errors.Is(err, objstore.Corrupt):
-		if pool := o.Map().PoolOf(id); pool != nil && pool.Coding != nil {
+		if id.Resident() {
+			data, err = o.healBody(ctx, id)
+		} else if pool := o.Map().PoolOf(id); pool != nil && pool.Coding != nil {
 			err = fmt.Errorf("a shard: %w", err) // others have other shards
 		} else {
 			data, err = o.heal(ctx, id)
