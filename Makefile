@@ -8,10 +8,11 @@ DATA ?= /var/lib/pillarbox
 # a time: when its time is over, go test sometimes fails for that alone.
 FUZZTIME ?= 50000x
 
-# How many deaths and damaged files `make soak` goes through. It prints seeds;
-# SEED=... replays one.
+# How many deaths and damaged files `make soak` goes through, and how long it
+# breaks a cluster. It prints seeds; SEED=... replays one.
 ROUNDS ?= 300
 TRIALS ?= 100
+FAULTS ?= 10m
 SEED   ?= 0
 
 # `make bench` measures DIR, against VS when that is given.
@@ -73,7 +74,7 @@ crash:
 	go test -count=1 -timeout 20m ./test/crash/...
 
 cluster:
-	go test -count=1 -timeout 20m ./test/cluster/...
+	go test -count=1 -timeout 40m ./test/cluster/...
 
 s3:
 	go test -count=1 -timeout 15m ./test/s3/...
@@ -81,6 +82,7 @@ s3:
 soak: test-deps
 	go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestDamage)$$' ./test/crash \
 		-rounds $(ROUNDS) -trials $(TRIALS) -seed $(SEED)
+	go test -count=1 -timeout 0 -v -run '^TestFaults$$' ./test/cluster -faults $(FAULTS) -seed $(SEED)
 
 e2e:
 	go test -count=1 -timeout 20m ./test/e2e/...

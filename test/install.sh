@@ -107,7 +107,7 @@ test_deps() {
 	fresh=
 	have dovecot-core || fresh=yes
 	apt_install dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd \
-		mutt isync rsync attr inotify-tools procps ed util-linux tar iproute2 nftables \
+		mutt isync rsync attr inotify-tools procps ed util-linux mount tar e2fsprogs iproute2 nftables \
 		awscli s3cmd rclone s3fs python3-boto3 haproxy
 	if [ -n "$fresh" ] && [ -d /run/systemd/system ]; then
 		systemctl disable --now dovecot.service dovecot.socket haproxy.service >/dev/null 2>&1 || true

@@ -201,12 +201,14 @@ func (c *cluster) stop(d *daemon) {
 	}
 }
 
-func (c *cluster) tail(d *daemon) string {
-	b, _ := os.ReadFile(c.path(d.name + ".log"))
-	if len(b) > 4000 {
-		b = b[len(b)-4000:]
-	}
+func (c *cluster) log(d *daemon) string {
+	b, _ := os.ReadFile(c.path(d.name + ".log")) // it may not be there yet
 	return string(b)
+}
+
+func (c *cluster) tail(d *daemon) string {
+	b := c.log(d)
+	return b[max(0, len(b)-4000):]
 }
 
 // end kills and unmounts what is left.
@@ -291,7 +293,7 @@ func (c *cluster) status() (st status) {
 
 func (c *cluster) eventually(what string, ok func() bool) {
 	c.t.Helper()
-	for end := time.Now().Add(90 * time.Second); !ok(); {
+	for end := time.Now().Add(3 * time.Minute); !ok(); {
 		if time.Now().After(end) {
 			c.t.Fatalf("not in time: %s; the cluster says %+v", what, c.status())
 		}
@@ -500,6 +502,13 @@ func TestMonitors(t *testing.T) {
 	c.restart(a)
 	c.eventually("two of three serve again", func() bool { _, err := c.try("unset", "noout", "--conf", c.admin); return err == nil })
 	c.restart(others[0])
+	c.healthy(3)
+	for _, mon := range append(others, a) {
+		c.stop(mon)
+		before := strings.Count(c.log(mon), "in the quorum")
+		c.restart(mon)
+		c.eventually(mon.name+" is in the quorum again", func() bool { return strings.Count(c.log(mon), "in the quorum") > before })
+	}
 	c.healthy(3)
 	m.end()
 	m.verify(mount)
