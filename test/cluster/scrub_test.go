@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -79,12 +80,17 @@ func TestScrub(t *testing.T) {
 	if out, err := c.try("scrub", "--conf", c.path("client.mx1")); err == nil || !strings.Contains(out+err.Error(), "may not") {
 		t.Errorf("a client may scrub: %s, %v", out, err)
 	}
-	out := c.run("scrub", "--conf", c.admin)
-	if !strings.Contains(out, "osd.1  4       3       0") {
-		t.Errorf("scrub says\n%s", out)
+	for _, healed := range []int{3, 0} {
+		var found []struct{ OSD, Chunks, Healed, Bad int }
+		if err := json.Unmarshal([]byte(c.run("scrub", "osd.1", "--format", "json", "--conf", c.admin)), &found); err != nil {
+			t.Fatal(err)
+		}
+		if len(found) != 1 || found[0].OSD != 1 || found[0].Chunks < 4 || found[0].Healed != healed || found[0].Bad != 0 {
+			t.Errorf("scrub says %+v; want %d healed", found, healed)
+		}
 	}
-	if out := c.run("scrub", "osd.1", "--conf", c.admin); !strings.Contains(out, "osd.1  4       0       0") {
-		t.Errorf("the second scrub says\n%s", out)
+	if out := c.run("scrub", "--conf", c.admin); !strings.Contains(out, "osd.2 ") {
+		t.Errorf("scrub of all says\n%s", out)
 	}
 	c.stop(d)
 	// With another copy gone, the healed ones are read as well.
