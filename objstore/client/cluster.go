@@ -97,10 +97,17 @@ func (c *Client) SetMap(m *objstore.Map) {
 	if was != nil {
 		close(was.ended)
 	}
+	var silent []*peer
 	c.peersMu.Lock()
-	defer c.peersMu.Unlock()
 	for id, p := range c.peers {
 		p.setUp(c.writing, e.up(id))
+		if !e.up(id) {
+			silent = append(silent, p)
+		}
+	}
+	c.peersMu.Unlock()
+	for _, p := range silent {
+		c.silent(p, time.Now())
 	}
 }
 
@@ -119,16 +126,24 @@ type peer struct {
 	up      context.Context // ends when the map has the OSD as down
 	down    context.CancelCauseFunc
 	trouble time.Time // it failed a read, so others are preferred until then
+	since   time.Time // it has not answered since then; zero: it does
+	probed  bool      // somebody asks until it answers
 }
 
 func (c *Client) peer(id int) *peer {
 	c.peersMu.Lock()
-	defer c.peersMu.Unlock()
 	p := c.peers[id]
-	if p == nil {
-		p = &peer{id: id, bulk: make(chan struct{}, bulkCalls)}
-		p.setUp(c.writing, c.now.Load().up(id))
-		c.peers[id] = p
+	if p != nil {
+		c.peersMu.Unlock()
+		return p
+	}
+	up := c.now.Load().up(id)
+	p = &peer{id: id, bulk: make(chan struct{}, bulkCalls)}
+	p.setUp(c.writing, up)
+	c.peers[id] = p
+	c.peersMu.Unlock()
+	if !up {
+		c.silent(p, time.Now())
 	}
 	return p
 }
@@ -164,7 +179,7 @@ func (p *peer) healthy() bool {
 // call asks one OSD once, within a time limit and until the map has it as down. An OSD that is down in the map all the time may be asked, too: the
 // map may be late. The error says whom it is of.
 func (c *Client) call(ctx context.Context, id int, limit time.Duration, ask func(context.Context, OSD) error) error {
-	p := c.peer(id)
+	p, caller := c.peer(id), ctx
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	ctx, abort := context.WithCancelCause(ctx)
@@ -180,9 +195,17 @@ func (c *Client) call(ctx context.Context, id int, limit time.Duration, ask func
 	if err != nil {
 		return fmt.Errorf("osd.%d: %w: %w", id, objstore.Unavailable, err) // maybe the map is too old to have it
 	}
+	began := time.Now()
 	err = ask(ctx, osd)
 	if err == nil {
+		p.heard()
 		return nil
+	}
+	switch k := kindOf(err); {
+	case k != 0 && k != objstore.Unavailable:
+		p.heard()
+	case caller.Err() == nil || errors.Is(context.Cause(caller), errTimeout):
+		c.silent(p, began)
 	}
 	if ctx.Err() != nil && kindOf(err) == 0 {
 		err = fmt.Errorf("%w: %w", objstore.Unavailable, context.Cause(ctx))

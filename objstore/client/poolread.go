@@ -51,6 +51,9 @@ func (c *Client) readPooled(ctx context.Context, r chunkRange) error {
 	var wait pause
 	for {
 		e := c.now.Load()
+		if err := c.allAway(e); err != nil {
+			return err
+		}
 		done, m := c.readRound(ctx, e, r)
 		if done {
 			return m.final

@@ -218,6 +218,10 @@ func (w *chunkWrite) advance(e *epoch, patient bool) (done bool, err error) {
 		return true, nil
 	case full > 0 && len(places)-full < pool.MinSize:
 		return true, errors.Join(w.failures()...)
+	case held < pool.MinSize:
+		if err := w.c.tooFew(pool, places); err != nil {
+			return true, err
+		}
 	}
 	return false, nil
 }

@@ -33,11 +33,21 @@ func ask[T any](ctx context.Context, c *Client, pg uint32, question func(context
 // toLeader finds the leader of a meta placement group and has it carry out op,
 // which may be carried out several times.
 func (c *Client) toLeader(ctx context.Context, pg uint32, op func(context.Context, OSD) error) error {
+	return c.seekLeader(ctx, pg, false, op)
+}
+
+// seekLeader is toLeader that, if it is patient, asks also OSDs that did not
+// answer for long.
+func (c *Client) seekLeader(ctx context.Context, pg uint32, patient bool, op func(context.Context, OSD) error) error {
+	began := time.Now()
 	ctx, cancel := c.limited(ctx)
 	defer cancel()
 	var wait pause
 	for round := 0; ; round++ {
 		e := c.now.Load()
+		if err := c.groupAway(e, pg); err != nil && !patient {
+			return fmt.Errorf("placement group %d: %w", pg, err)
+		}
 		var failed []error
 		order, all := c.lastLeader(e, pg), false
 		for i := 0; ctx.Err() == nil; i++ {
@@ -76,6 +86,7 @@ func (c *Client) toLeader(ctx context.Context, pg uint32, op func(context.Contex
 			}
 		}
 		if ctx.Err() != nil || !wait.wait(ctx, e) {
+			c.waited(ctx, order, began)
 			return fmt.Errorf("placement group %d: %w", pg, gaveUp(ctx, failed))
 		}
 	}

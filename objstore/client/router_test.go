@@ -191,6 +191,11 @@ func TestTimeLimit(t *testing.T) {
 		if n := c.osds[0].count("GetAttr"); n < 30 || n > 200 {
 			t.Errorf("%d tries in 30 s", n)
 		}
+		c = newCluster(t, 3, replicated(3, 2))
+		cl = c.client(client.Options{})
+		for _, o := range c.osds {
+			o.set(fails(fmt.Errorf("no route: %w", objstore.Unavailable)))
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		took(t, time.Second, time.Second, func() {

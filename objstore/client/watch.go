@@ -178,7 +178,7 @@ func (c *Client) resume(ctx context.Context, pg uint32, s *stream, w Watchable, 
 func (c *Client) resumeLater(pgs []uint32) {
 	c.start(func() {
 		for _, pg := range pgs {
-			err := c.toLeader(c.life, pg, func(context.Context, OSD) error { return nil })
+			err := c.seekLeader(c.life, pg, true, func(context.Context, OSD) error { return nil })
 			if err != nil && c.life.Err() == nil {
 				c.opt.Log.Warn("find the leader of a placement group again", "pg", pg, "err", err)
 			}

@@ -1,0 +1,51 @@
+package cluster
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestStoreAway freezes all OSDs: what has to ask them fails with EIO once the
+// mount's time is over, the mount can be looked at all the while, and goes on when
+// they are back.
+func TestStoreAway(t *testing.T) {
+	c := newCluster(t, 3)
+	osds := c.all[len(c.all)-3:]
+	c.healthy(3)
+	point, d := c.mount("a", "timeout=3s")
+	dir := filepath.Join(point, "example.org", "alice")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	before := filepath.Join(dir, "before")
+	if err := writeSynced(before, "here"); err != nil {
+		t.Fatal(err)
+	}
+	signal := func(s unix.Signal) {
+		for _, o := range osds {
+			if err := o.cmd.Process.Signal(s); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	signal(unix.SIGSTOP)
+	for range 20 {
+		if err := os.Mkdir(filepath.Join(dir, "new"), 0o755); !errors.Is(err, syscall.EIO) {
+			t.Errorf("a directory made while no OSD answers: %v, want EIO", err)
+		}
+		if err := writeSynced(filepath.Join(dir, "during"), "lost"); !errors.Is(err, syscall.EIO) {
+			t.Errorf("a file made while no OSD answers: %v, want EIO", err)
+		}
+	}
+	signal(unix.SIGCONT)
+	c.eventually("the mount goes on", func() bool { return writeSynced(filepath.Join(dir, "after"), "here") == nil })
+	if b, err := os.ReadFile(before); err != nil || string(b) != "here" {
+		t.Errorf("what was synced before: %q, %v", b, err)
+	}
+	c.stop(d)
+}
