@@ -142,6 +142,9 @@ func (st *Status) check(cm *objstore.Map) {
 	var few []string
 	for i := range cm.Pools {
 		p := &cm.Pools[i]
+		if p.Outside != nil {
+			continue
+		}
 		short := 0
 		for pg := range uint32(p.PGs) {
 			found := 0

@@ -3,7 +3,9 @@ package mon
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,6 +82,9 @@ func newPool(name string, options map[string]string) (*objstore.Pool, error) {
 		}
 		*to = n
 	}
+	if text := options["outside"]; text != "" {
+		return p, moveOut(p, text)
+	}
 	p.MinSize = cmp.Or(p.MinSize, p.Size/2+1)
 	if p.Size < 2 && options["force"] != "true" {
 		return nil, fmt.Errorf("pool %q with one replica loses data with a disk; give --force: %w", name, objstore.NotPermitted)
@@ -87,8 +92,20 @@ func newPool(name string, options map[string]string) (*objstore.Pool, error) {
 	return p, nil
 }
 
+// moveOut makes a new pool one outside: redundancy is the other store's affair.
+func moveOut(p *objstore.Pool, outside string) error {
+	p.Size, p.MinSize, p.PGs, p.Outside = 1, 1, 1, &objstore.Outside{}
+	if err := json.Unmarshal([]byte(outside), p.Outside); err != nil {
+		return fmt.Errorf("pool %q: %w: %w", p.Name, objstore.Invalid, err)
+	}
+	return nil
+}
+
 // samePool says whether a pool is what another one was asked to be.
 func samePool(a, b objstore.Pool) bool {
+	if !reflect.DeepEqual(a.Outside, b.Outside) {
+		return false
+	}
 	coding := a.Coding == b.Coding || a.Coding != nil && b.Coding != nil && *a.Coding == *b.Coding
 	return coding && a.Kind == b.Kind && a.Size == b.Size && a.MinSize == b.MinSize && a.PGs == b.PGs && a.ChunkSize == b.ChunkSize && a.Domain() == b.Domain()
 }
@@ -132,6 +149,9 @@ func unused(cm *objstore.Map, p *objstore.Pool, reports map[int]Report) error {
 		if r.Pool == p.ID {
 			return fmt.Errorf("new bodies below %s go there: %w", r.Path, objstore.NotPermitted)
 		}
+	}
+	if p.Outside != nil {
+		return fmt.Errorf("it is outside, where nobody counts what is in it: %w", objstore.NotPermitted)
 	}
 	for _, o := range cm.OSDs {
 		r, there := reports[o.ID]

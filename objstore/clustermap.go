@@ -15,7 +15,8 @@ import (
 const (
 	FirstMapFormat = 1
 	PoolsMapFormat = 2 // several data pools, and rules
-	MapFormat      = PoolsMapFormat
+	OutsideFormat  = 3 // data pools outside
+	MapFormat      = OutsideFormat
 )
 
 // PoolKind says what a pool holds.
@@ -84,6 +85,14 @@ type Pool struct {
 	FailureDomain string   `json:"failure_domain,omitempty"` // osd, host or rack: no two replicas share one; empty: host
 	Coding        *Coding  `json:"coding,omitempty"`         // nil: replicated
 	Upmaps        []Upmap  `json:"upmaps,omitempty"`
+	Outside       *Outside `json:"outside,omitempty"` // of a data pool: where else than on OSDs its chunks lie
+}
+
+// Outside is a store of others that a data pool lies in: clients, who have the
+// credentials, talk to it, and OSDs do not.
+type Outside struct {
+	Type     string            `json:"type"`     // see package pool
+	Settings map[string]string `json:"settings"` // where it is; no secrets
 }
 
 // PoolRule chooses the data pool for what is written from now on below a
@@ -202,6 +211,9 @@ func (m *Map) fault() string {
 func (m *Map) NeededFormat() int {
 	pools := 0
 	for _, p := range m.Pools {
+		if p.Outside != nil {
+			return OutsideFormat
+		}
 		if p.Kind == DataPool {
 			pools++
 		}
@@ -249,6 +261,9 @@ func (m *Map) poolFault() string {
 				return fmt.Sprintf("pool %q has %d placement groups: must be 1 to %d", p.Name, p.PGs, maxPGs)
 			}
 		case DataPool:
+			if p.Outside != nil && (p.Outside.Type == "" || p.Coding != nil) {
+				return fmt.Sprintf("pool %q is outside, of type %q", p.Name, p.Outside.Type)
+			}
 			if p.PGs < 1 || p.PGs > maxPGs {
 				return fmt.Sprintf("pool %q has %d placement groups: must be 1 to %d", p.Name, p.PGs, maxPGs)
 			}

@@ -50,6 +50,9 @@ func (p *Pool) Domain() crush.Domain {
 // Shorter than the pool's size where the map has too few failure domains; in an
 // erasure-coded pool always of that size, with -1 where nothing was found.
 func (m *Map) Acting(pool *Pool, pg uint32) []int {
+	if pool.Outside != nil {
+		return nil // no OSD does
+	}
 	p := m.place()
 	x := mix64(uint64(pool.ID)<<32 | uint64(pg))
 	set := p.tree.Select(x, pool.Size, pool.Domain(), pool.Coding != nil)

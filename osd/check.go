@@ -26,6 +26,7 @@ type CheckReport struct {
 	// Leftovers are chunks that nothing names in a store whose last run did not
 	// close: stored, or freed, right before. The next start removes them.
 	Leftovers int
+	Outside   int // of the chunks: those in outside pools, which 'verify' looks at
 	Problems  []CheckProblem
 }
 
@@ -196,6 +197,10 @@ func (c *checker) chunk(v volume.View, vol objstore.VolumeID, id objstore.ChunkI
 	}
 	c.wanted[id] = struct{}{}
 	c.rep.Chunks++
+	if p := c.o.opt.Map.PoolOf(id); !id.Resident() && p != nil && p.Outside != nil {
+		c.rep.Outside++
+		return nil
+	}
 	st := v.(*state)
 	var loc chunkstore.Loc
 	var err error

@@ -20,7 +20,8 @@ import (
 type reaper struct {
 	mu    sync.Mutex
 	freed map[objstore.VolumeID]struct{}
-	led   map[uint32]struct{} // groups that this OSD leads anew, for it to look through
+	led   map[uint32]struct{}            // groups that this OSD leads anew, for it to look through
+	away  map[objstore.VolumeID]struct{} // with freed chunks in outside pools
 }
 
 // ledNow notes that the OSD leads a group: what the leader before freed is its
@@ -56,6 +57,7 @@ func (o *OSD) reapLoop(ctx context.Context, left leftovers) error {
 	if err != nil {
 		o.log.Error("clean up after the last run", "err", err)
 	}
+	o.lookAway()
 	close(o.settled)
 	for {
 		select {
@@ -93,7 +95,7 @@ func (o *OSD) reapFreed(ctx context.Context, vol objstore.VolumeID) error {
 	for {
 		var ids []objstore.ChunkID
 		err := o.View(pg, func(v volume.View) (err error) {
-			ids, err = volume.FreedChunks(v, vol, 1000)
+			ids, err = o.freedHere(v, vol)
 			return err
 		})
 		if err != nil || len(ids) == 0 {

@@ -57,6 +57,9 @@ func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger)
 		return nil, failure(exitForeign, "%s says store %s, its monitor says %s: parts of two stores are mixed in %s",
 			storeFile, d.info.FSID, s.cmap.FSID, d.path)
 	}
+	if s.cmap, err = opt.pools.register(ctx, s.mon, s.cmap); err != nil {
+		return nil, err
+	}
 	if s.osd, err = osd.Open(ctx, osd.Options{Dir: d.file(osdDir), ID: 0, Map: s.cmap, Log: log}); err != nil {
 		return nil, err
 	}
@@ -64,7 +67,7 @@ func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
-	if s.client, err = client.New(ctx, s.cmap, session, client.Embedded(s.osd), client.Options{Log: log, Found: s.found}); err != nil {
+	if s.client, err = client.New(ctx, s.cmap, session, client.Embedded(s.osd), client.Options{Log: log, Found: s.found, Outside: opt.pools.open, Sealed: s.isSealed}); err != nil {
 		return nil, err
 	}
 	if err = s.openKeys(d, opt, log); err != nil {
@@ -77,6 +80,11 @@ func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger)
 // found makes a new account encrypted, where that is wanted.
 func (s *stack) found(ctx context.Context, vol objstore.VolumeID, parent objstore.Ino) ([]objstore.Change, error) {
 	return s.sealed.Found(ctx, vol, parent)
+}
+
+// isSealed says whether an account is encrypted.
+func (s *stack) isSealed(ctx context.Context, vol objstore.VolumeID) (bool, error) {
+	return s.sealed.Sealed(ctx, vol)
 }
 
 // openKeys puts the encryption between client and cachefs. A data directory that

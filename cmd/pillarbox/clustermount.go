@@ -109,7 +109,7 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 	if err != nil {
 		return nil, fmt.Errorf("name of this host: %w", err)
 	}
-	if s.client, err = client.New(ctx, s.cmap, session, conns, client.Options{Log: log, Host: host, Timeout: opt.timeout, Found: s.found}); err != nil {
+	if s.client, err = client.New(ctx, s.cmap, session, conns, client.Options{Log: log, Host: host, Timeout: opt.timeout, Found: s.found, Outside: opt.pools.open, Sealed: s.isSealed}); err != nil {
 		return nil, err
 	}
 	if err = s.openKeys(nil, opt, log); err != nil {

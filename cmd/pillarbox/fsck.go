@@ -122,6 +122,9 @@ func printFsck(w io.Writer, format string, rep *osd.CheckReport) error {
 	if rep.Leftovers > 0 {
 		fmt.Fprintf(w, "the store was not closed: its next start will remove %d chunks that nothing names\n", rep.Leftovers)
 	}
+	if rep.Outside > 0 {
+		fmt.Fprintf(w, "%d of the chunks are in outside pools: 'pillarbox verify' looks there\n", rep.Outside)
+	}
 	_, err := fmt.Fprintf(w, "%d volumes, %d inodes, %d chunks, %d bytes: %d problems\n",
 		rep.Volumes, rep.Inodes, rep.Chunks, rep.Bytes, len(rep.Problems))
 	return err

@@ -63,7 +63,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Commands: append([]*cli.Command{
 			upCommand(), helperCmd(), mountCommand(), umountCommand(), statusCommand(), dfCommand(),
 			importCommand(), benchCommand(), fsckCommand(), versionCommand(),
-			initCommand(), monCommand(), osdCommand(), joinCommand(), scrubCommand(), whereCommand(), pgCommand(), s3Command(), keyCommand(), destroyKeysCommand(),
+			initCommand(), monCommand(), osdCommand(), joinCommand(), scrubCommand(), whereCommand(), pgCommand(), s3Command(), keyCommand(), destroyKeysCommand(), verifyCommand(),
 		}, clusterCommands()...),
 		CustomAppHelpTemplate: cli.AppHelpTemplate + exitHelp(),
 		ExitErrHandler:        func(*cli.Context, error) {}, // run does it

@@ -58,6 +58,8 @@ func (o *upOptions) parseMountOption(name, value string) error {
 		o.keyFile = value
 	case "encrypt":
 		o.encrypt = true
+	case "pool":
+		o.poolArgs = append(o.poolArgs, value)
 	case "suid":
 		o.suid = true
 	case "nosuid":

@@ -43,6 +43,8 @@ func poolCreateCommand() *cli.Command {
 			&cli.IntFlag{Name: "min-size", Usage: "`N` replicas that a write must reach (default: more than half)"},
 			&cli.StringFlag{Name: "failure-domain", Usage: "`KIND` that no two replicas share: osd, host or rack (default: host)"},
 			&cli.IntFlag{Name: "pgs", Usage: "`N` placement groups (default: 128)"},
+			&cli.StringFlag{Name: "type", Usage: "instead of on OSDs, in an outside store of a `TYPE`: s3"},
+			&cli.StringFlag{Name: "config", Usage: "`FILE` that says where an outside store is"},
 		),
 		Action: func(c *cli.Context) error {
 			if _, err := operands(c, "POOL"); err != nil {
@@ -52,6 +54,12 @@ func poolCreateCommand() *cli.Command {
 			for flag, name := range poolOptions {
 				if c.IsSet(flag) {
 					options[name] = fmt.Sprint(c.Value(flag))
+				}
+			}
+			if c.IsSet("type") || c.IsSet("config") {
+				var err error
+				if options["outside"], err = outsideOption(c.String("type"), c.String("config")); err != nil {
+					return err
 				}
 			}
 			return giveChange(c, []string{"pool", "create", c.Args().First()}, options)
@@ -185,6 +193,9 @@ func listPools(c *cli.Context) error {
 }
 
 func redundancy(p *objstore.Pool) string {
+	if p.Outside != nil {
+		return p.Outside.Type
+	}
 	if p.Coding != nil {
 		return fmt.Sprintf("%d+%d", p.Coding.K, p.Coding.M)
 	}

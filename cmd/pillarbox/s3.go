@@ -53,7 +53,7 @@ func s3Command() *cli.Command {
 	}
 	return &cli.Command{
 		Name: "s3", Usage: "serve a cluster's store by S3, until Ctrl-C; with a subcommand: look after S3 users",
-		Flags: append([]cli.Flag{confFlag(), metricsFlag(), keyFileFlag(), &cli.StringFlag{Name: "addr", Value: s3Addr, Usage: "`HOST:PORT` to serve on"}}, append(s3Flags(), logFlags()...)...),
+		Flags: append([]cli.Flag{confFlag(), metricsFlag(), keyFileFlag(), poolFlag(), &cli.StringFlag{Name: "addr", Value: s3Addr, Usage: "`HOST:PORT` to serve on"}}, append(s3Flags(), logFlags()...)...),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usageError("unknown subcommand %q", c.Args().First())

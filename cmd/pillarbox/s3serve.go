@@ -106,6 +106,9 @@ func runS3(c *cli.Context) error {
 	if err := up.checkKeys(); err != nil {
 		return err
 	}
+	if up.pools, err = parsePools(c.StringSlice("pool")); err != nil {
+		return err
+	}
 	s, err := openClusterStack(c.Context, up, log)
 	if err != nil {
 		return err

@@ -38,6 +38,8 @@ type upOptions struct {
 	keyFile           string // of encrypted accounts; empty: none
 	encrypt           bool   // new accounts
 	cache             cacheOptions
+	pools             poolFiles
+	poolArgs          []string // of -o
 }
 
 const defaultVolumeDepth = 2
@@ -51,7 +53,7 @@ func upFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "nonempty", Usage: "mount over a directory that is not empty"},
 		&cli.StringFlag{Name: "o", Usage: "mount `OPTIONS` as in /etc/fstab, separated by commas"},
 		&cli.StringFlag{Name: "s3", Value: s3Addr, Usage: "with --data: `HOST:PORT` to serve S3 on, or off"},
-		keyFileFlag(),
+		keyFileFlag(), poolFlag(),
 		&cli.BoolFlag{Name: "encrypt", Usage: "with --key-file: encrypt the mail of accounts that are made from now on, and of all in a new store"},
 		metricsFlag(),
 	}, append(cacheFlags(), s3Flags()...)...), logFlags()...)
@@ -359,6 +361,12 @@ func parseUp(c *cli.Context) (upOptions, error) {
 	}
 	if err := opt.checkKeys(); err != nil {
 		return opt, err
+	}
+	if opt.pools, err = parsePools(append(c.StringSlice("pool"), opt.poolArgs...)); err != nil {
+		return opt, err
+	}
+	if len(opt.pools) > 0 && opt.keyFile == "" {
+		return opt, usageError("--pool needs --key-file: only encrypted mail goes outside")
 	}
 	if opt.point, err = absolute(args[len(args)-1]); err != nil {
 		return opt, failure(exitMountpoint, "mount point: %w", err)

@@ -36,7 +36,12 @@ func placeOf(m *objstore.Map, p *objstore.Pool, pg uint32) location {
 	return location{p.Name, pg, m.Acting(p, pg)}
 }
 
-func (p location) String() string { return fmt.Sprintf("%s.%d on %s", p.Pool, p.PG, osdNames(p.OSDs)) }
+func (p location) String() string {
+	if len(p.OSDs) == 0 {
+		return p.Pool + ", outside"
+	}
+	return fmt.Sprintf("%s.%d on %s", p.Pool, p.PG, osdNames(p.OSDs))
+}
 
 func osdNames(ids []int) string {
 	var names []string

@@ -40,6 +40,7 @@ type OSD interface {
 	Sync(ctx context.Context, pg uint32) error
 	ReadChunk(ctx context.Context, pg uint32, id objstore.ChunkID, off uint32, p []byte) error
 	PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) error
+	Freed(ctx context.Context, pg uint32, max int) ([]objstore.ChunkID, error)
 	Space(ctx context.Context) (total, free uint64, err error)
 }
 
@@ -55,6 +56,7 @@ type Client struct {
 	peersMu sync.Mutex // before a peer's
 	peers   map[int]*peer
 	seqs    sequence
+	outside outsides
 	chunks  atomic.Uint64 // named so far
 
 	watch watches
@@ -99,6 +101,9 @@ func New(ctx context.Context, m *objstore.Map, session uint64, osds Router, opt 
 	}, objstore.Committed)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make the root volume: %w", err), c.Close())
+	}
+	if c.opt.Outside != nil {
+		c.start(c.emptyOutside)
 	}
 	if err := c.settlePending(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("settle unfinished accounts: %w", err), c.Close())

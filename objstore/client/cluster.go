@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/pool"
 )
 
 // Router finds the OSDs of a cluster.
@@ -42,6 +43,15 @@ type Options struct {
 	// parent, before it has a name; nil: nothing.
 	Found func(ctx context.Context, vol objstore.VolumeID, parent objstore.Ino) ([]objstore.Change, error)
 
+	// Outside opens the store that an outside data pool lies in; nil: none can be
+	// opened here. It is called once for each pool, unless it fails.
+	Outside func(ctx context.Context, p *objstore.Pool) (pool.Store, error)
+	// Sealed says whether a volume's bodies are sealed: only such go to outside
+	// pools; nil: none.
+	Sealed func(ctx context.Context, vol objstore.VolumeID) (bool, error)
+	// Empty is how often what was freed in outside pools is removed there; 10 s.
+	Empty time.Duration
+
 	// Settle is how old a note of an unfinished account must be, at least,
 	// before another client takes its maker for dead; 5 min.
 	Settle time.Duration
@@ -55,6 +65,7 @@ func (o *Options) setDefaults() {
 	o.Attempt = cmp.Or(o.Attempt, 5*time.Second)
 	o.Slow = cmp.Or(o.Slow, 2*time.Second)
 	o.Hedge = cmp.Or(o.Hedge, 10*time.Millisecond)
+	o.Empty = cmp.Or(o.Empty, 10*time.Second)
 	o.Settle = cmp.Or(o.Settle, 5*time.Minute)
 }
 

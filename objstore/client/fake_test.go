@@ -210,6 +210,10 @@ func (o *fakeOSD) Orphans(ctx context.Context, pg uint32, vol objstore.VolumeID,
 	return led(ctx, o, "Orphans", pg, func(v volume.View) ([]objstore.Ino, error) { return volume.Orphans(v, vol, max) })
 }
 
+func (o *fakeOSD) Freed(ctx context.Context, pg uint32, max int) ([]objstore.ChunkID, error) {
+	return nil, nil
+}
+
 func (o *fakeOSD) Sync(ctx context.Context, pg uint32) error {
 	_, err := led(ctx, o, "Sync", pg, func(volume.View) (struct{}, error) { return struct{}{}, nil })
 	return err

@@ -22,6 +22,9 @@ func (c *Client) NewChunk(ctx context.Context, ino objstore.Ino, index uint32) (
 	if err != nil {
 		return objstore.ChunkID{}, fmt.Errorf("choose a pool for inode %v: %w", ino, err)
 	}
+	if pool, err = c.inside(ctx, pool, ino.Volume()); err != nil {
+		return objstore.ChunkID{}, err
+	}
 	n := c.chunks.Add(1)
 	if n > objstore.MaxChunkCount {
 		return objstore.ChunkID{}, fmt.Errorf("session %d has used up its chunk numbers; mount again: %w", c.session.ID, objstore.NoSpace)
@@ -59,6 +62,9 @@ func (c *Client) poolFor(ctx context.Context, ino objstore.Ino) (int, error) {
 // not get better by waiting, as it might with those that are down.
 func (c *Client) PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) error {
 	e := c.now.Load()
+	if p := e.outside(id); p != nil {
+		return c.putOutside(ctx, p, id, data)
+	}
 	if e.only != nil {
 		return e.only.PutChunk(ctx, id, data)
 	}

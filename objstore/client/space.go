@@ -40,7 +40,11 @@ func (c *Client) StatFS(ctx context.Context) (objstore.StatFS, error) {
 	if err != nil {
 		return st, err
 	}
-	st.Total, st.Free, st.Avail = PoolSpace(e.Map, e.Data(), disks)
+	p := e.Data()
+	if p.Outside != nil { // what bounds it here is room for names and small bodies
+		p = e.Meta()
+	}
+	st.Total, st.Free, st.Avail = PoolSpace(e.Map, p, disks)
 	return st, nil
 }
 

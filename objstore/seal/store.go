@@ -142,6 +142,12 @@ func (s *Store) unwrap(vol objstore.VolumeID, value []byte) ([]byte, error) {
 	return key, err
 }
 
+// Sealed says whether a volume is encrypted. NoKey.
+func (s *Store) Sealed(ctx context.Context, vol objstore.VolumeID) (bool, error) {
+	v, err := s.volume(ctx, vol)
+	return err == nil && v.key != nil, err
+}
+
 // forget drops what is known of the volumes that in says.
 func (s *Store) forget(in func(objstore.VolumeID) bool) {
 	s.mu.Lock()

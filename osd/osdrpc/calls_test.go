@@ -68,6 +68,7 @@ func TestCalls(t *testing.T) {
 		check("ListXattr", random[[]string](r), func() (any, error) { return c.ListXattr(ctx, pg, ino) }, pg, ino)
 		check("Extents", random[[]objstore.Extent](r), func() (any, error) { return c.Extents(ctx, pg, ino, 5, 6) }, pg, ino, uint64(5), uint64(6))
 		check("Pending", random[[]objstore.VolumeID](r), func() (any, error) { return c.Pending(ctx, pg) }, pg)
+		check("Freed", random[[]objstore.ChunkID](r), func() (any, error) { return c.Freed(ctx, pg, 9) }, pg, 9)
 		check("Orphans", random[[]objstore.Ino](r), func() (any, error) { return c.Orphans(ctx, pg, vol, 9) }, pg, vol, 9)
 		req, ch, p := random[objstore.Request](r), randomChange(r), random[objstore.Promise](r)
 		check("Apply", random[objstore.Result](r), func() (any, error) { return c.Apply(ctx, pg, req, ch, p) }, pg, req, ch, p)

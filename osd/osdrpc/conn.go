@@ -242,6 +242,21 @@ func (c *Conn) Orphans(ctx context.Context, pg uint32, vol objstore.VolumeID, li
 	return out, nil
 }
 
+// Freed implements client.OSD. It returns at most maxFreed.
+func (c *Conn) Freed(ctx context.Context, pg uint32, limit int) ([]objstore.ChunkID, error) {
+	limit = min(max(limit, 0), maxFreed)
+	m, err := c.osd().Freed(ctx, &osdv1.FreedRequest{Pg: pg, Max: uint32(limit)})
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	var d decoder
+	out := d.chunks(m.GetIds(), limit)
+	if d.err != nil {
+		return nil, c.bad("%v", d.err)
+	}
+	return out, nil
+}
+
 // Apply implements client.OSD.
 func (c *Conn) Apply(ctx context.Context, pg uint32, r objstore.Request, ch objstore.Change, p objstore.Promise) (objstore.Result, error) {
 	w, err := changeToWire(ch)

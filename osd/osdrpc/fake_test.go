@@ -137,6 +137,10 @@ func (f *fake) Orphans(ctx context.Context, pg uint32, vol objstore.VolumeID, ma
 	return ret[[]objstore.Ino](f.call(ctx, "Orphans", pg, vol, max))
 }
 
+func (f *fake) Freed(ctx context.Context, pg uint32, max int) ([]objstore.ChunkID, error) {
+	return ret[[]objstore.ChunkID](f.call(ctx, "Freed", pg, max))
+}
+
 func (f *fake) Apply(ctx context.Context, pg uint32, r objstore.Request, c objstore.Change, p objstore.Promise) (objstore.Result, error) {
 	return ret[objstore.Result](f.call(ctx, "Apply", pg, r, c, p))
 }

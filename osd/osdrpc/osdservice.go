@@ -122,6 +122,22 @@ func (o *osdService) Orphans(ctx context.Context, m *osdv1.OrphansRequest) (*osd
 	return &osdv1.OrphansResponse{Inos: inosToWire(inos)}, nil
 }
 
+// maxFreed bounds one answer of Freed.
+const maxFreed = 4096
+
+func (o *osdService) Freed(ctx context.Context, m *osdv1.FreedRequest) (*osdv1.ChunkList, error) {
+	var d decoder
+	d.list("chunks", int(m.GetMax()), maxFreed)
+	if d.err != nil {
+		return nil, d.err
+	}
+	ids, err := o.s.backend.Freed(ctx, m.GetPg(), int(m.GetMax()))
+	if err != nil {
+		return nil, err
+	}
+	return &osdv1.ChunkList{Ids: chunksToWire(ids)}, nil
+}
+
 func (o *osdService) Apply(ctx context.Context, m *osdv1.ApplyRequest) (*osdv1.Result, error) {
 	var d decoder
 	c, p := d.change(m.GetChange()), d.promise(m.GetPromise())

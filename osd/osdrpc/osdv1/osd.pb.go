@@ -1332,6 +1332,58 @@ func (x *OrphansRequest) GetMax() uint32 {
 	return 0
 }
 
+type FreedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pg            uint32                 `protobuf:"varint,1,opt,name=pg,proto3" json:"pg,omitempty"`
+	Max           uint32                 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreedRequest) Reset() {
+	*x = FreedRequest{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreedRequest) ProtoMessage() {}
+
+func (x *FreedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreedRequest.ProtoReflect.Descriptor instead.
+func (*FreedRequest) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *FreedRequest) GetPg() uint32 {
+	if x != nil {
+		return x.Pg
+	}
+	return 0
+}
+
+func (x *FreedRequest) GetMax() uint32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
 type OrphansResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Inos          []uint64               `protobuf:"varint,1,rep,packed,name=inos,proto3" json:"inos,omitempty"`
@@ -1341,7 +1393,7 @@ type OrphansResponse struct {
 
 func (x *OrphansResponse) Reset() {
 	*x = OrphansResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[22]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1353,7 +1405,7 @@ func (x *OrphansResponse) String() string {
 func (*OrphansResponse) ProtoMessage() {}
 
 func (x *OrphansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[22]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1366,7 +1418,7 @@ func (x *OrphansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrphansResponse.ProtoReflect.Descriptor instead.
 func (*OrphansResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{22}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *OrphansResponse) GetInos() []uint64 {
@@ -1388,7 +1440,7 @@ type ReadChunkRequest struct {
 
 func (x *ReadChunkRequest) Reset() {
 	*x = ReadChunkRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[23]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1452,7 @@ func (x *ReadChunkRequest) String() string {
 func (*ReadChunkRequest) ProtoMessage() {}
 
 func (x *ReadChunkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[23]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1465,7 @@ func (x *ReadChunkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadChunkRequest.ProtoReflect.Descriptor instead.
 func (*ReadChunkRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{23}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReadChunkRequest) GetPg() uint32 {
@@ -1453,7 +1505,7 @@ type ReadChunkResponse struct {
 
 func (x *ReadChunkResponse) Reset() {
 	*x = ReadChunkResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[24]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1517,7 @@ func (x *ReadChunkResponse) String() string {
 func (*ReadChunkResponse) ProtoMessage() {}
 
 func (x *ReadChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[24]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1530,7 @@ func (x *ReadChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadChunkResponse.ProtoReflect.Descriptor instead.
 func (*ReadChunkResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{24}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReadChunkResponse) GetData() []byte {
@@ -1498,7 +1550,7 @@ type PutChunkRequest struct {
 
 func (x *PutChunkRequest) Reset() {
 	*x = PutChunkRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[25]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1562,7 @@ func (x *PutChunkRequest) String() string {
 func (*PutChunkRequest) ProtoMessage() {}
 
 func (x *PutChunkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[25]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1575,7 @@ func (x *PutChunkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutChunkRequest.ProtoReflect.Descriptor instead.
 func (*PutChunkRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{25}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PutChunkRequest) GetId() *ChunkID {
@@ -1548,7 +1600,7 @@ type SpaceRequest struct {
 
 func (x *SpaceRequest) Reset() {
 	*x = SpaceRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[26]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1612,7 @@ func (x *SpaceRequest) String() string {
 func (*SpaceRequest) ProtoMessage() {}
 
 func (x *SpaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[26]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1625,7 @@ func (x *SpaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceRequest.ProtoReflect.Descriptor instead.
 func (*SpaceRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{26}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{27}
 }
 
 type SpaceResponse struct {
@@ -1586,7 +1638,7 @@ type SpaceResponse struct {
 
 func (x *SpaceResponse) Reset() {
 	*x = SpaceResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[27]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1650,7 @@ func (x *SpaceResponse) String() string {
 func (*SpaceResponse) ProtoMessage() {}
 
 func (x *SpaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[27]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1663,7 @@ func (x *SpaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceResponse.ProtoReflect.Descriptor instead.
 func (*SpaceResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{27}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SpaceResponse) GetTotal() uint64 {
@@ -1640,7 +1692,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[28]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +1704,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[28]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +1717,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{28}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ApplyRequest) GetPg() uint32 {
@@ -1707,7 +1759,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[29]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1771,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[29]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1784,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{29}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Request) GetSession() uint64 {
@@ -1768,7 +1820,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[30]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +1832,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[30]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +1845,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{30}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Result) GetAttr() *Attr {
@@ -1852,7 +1904,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[31]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +1916,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[31]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +1929,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{31}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Change) GetChange() isChange_Change {
@@ -2161,7 +2213,7 @@ type Create struct {
 
 func (x *Create) Reset() {
 	*x = Create{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[32]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2225,7 @@ func (x *Create) String() string {
 func (*Create) ProtoMessage() {}
 
 func (x *Create) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[32]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2238,7 @@ func (x *Create) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Create.ProtoReflect.Descriptor instead.
 func (*Create) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{32}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Create) GetParent() uint64 {
@@ -2250,7 +2302,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[33]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2314,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[33]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2327,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{33}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Link) GetIno() uint64 {
@@ -2319,7 +2371,7 @@ type Remove struct {
 
 func (x *Remove) Reset() {
 	*x = Remove{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[34]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2383,7 @@ func (x *Remove) String() string {
 func (*Remove) ProtoMessage() {}
 
 func (x *Remove) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[34]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2396,7 @@ func (x *Remove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remove.ProtoReflect.Descriptor instead.
 func (*Remove) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{34}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Remove) GetParent() uint64 {
@@ -2397,7 +2449,7 @@ type Rename struct {
 
 func (x *Rename) Reset() {
 	*x = Rename{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[35]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +2461,7 @@ func (x *Rename) String() string {
 func (*Rename) ProtoMessage() {}
 
 func (x *Rename) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[35]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2422,7 +2474,7 @@ func (x *Rename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rename.ProtoReflect.Descriptor instead.
 func (*Rename) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{35}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Rename) GetOldParent() uint64 {
@@ -2491,7 +2543,7 @@ type SetAttr struct {
 
 func (x *SetAttr) Reset() {
 	*x = SetAttr{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[36]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +2555,7 @@ func (x *SetAttr) String() string {
 func (*SetAttr) ProtoMessage() {}
 
 func (x *SetAttr) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[36]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +2568,7 @@ func (x *SetAttr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAttr.ProtoReflect.Descriptor instead.
 func (*SetAttr) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{36}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetAttr) GetIno() uint64 {
@@ -2594,7 +2646,7 @@ type Write struct {
 
 func (x *Write) Reset() {
 	*x = Write{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[37]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2606,7 +2658,7 @@ func (x *Write) String() string {
 func (*Write) ProtoMessage() {}
 
 func (x *Write) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[37]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2619,7 +2671,7 @@ func (x *Write) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Write.ProtoReflect.Descriptor instead.
 func (*Write) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{37}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Write) GetIno() uint64 {
@@ -2664,7 +2716,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2728,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[38]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2741,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{38}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Share) GetIno() uint64 {
@@ -2747,7 +2799,7 @@ type SetXattr struct {
 
 func (x *SetXattr) Reset() {
 	*x = SetXattr{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +2811,7 @@ func (x *SetXattr) String() string {
 func (*SetXattr) ProtoMessage() {}
 
 func (x *SetXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[39]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +2824,7 @@ func (x *SetXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetXattr.ProtoReflect.Descriptor instead.
 func (*SetXattr) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{39}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SetXattr) GetIno() uint64 {
@@ -2820,7 +2872,7 @@ type RemoveXattr struct {
 
 func (x *RemoveXattr) Reset() {
 	*x = RemoveXattr{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2832,7 +2884,7 @@ func (x *RemoveXattr) String() string {
 func (*RemoveXattr) ProtoMessage() {}
 
 func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[40]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2845,7 +2897,7 @@ func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveXattr.ProtoReflect.Descriptor instead.
 func (*RemoveXattr) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{40}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RemoveXattr) GetIno() uint64 {
@@ -2872,7 +2924,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +2936,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2897,7 +2949,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{41}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Purge) GetVol() uint32 {
@@ -2924,7 +2976,7 @@ type ReserveVolume struct {
 
 func (x *ReserveVolume) Reset() {
 	*x = ReserveVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +2988,7 @@ func (x *ReserveVolume) String() string {
 func (*ReserveVolume) ProtoMessage() {}
 
 func (x *ReserveVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3001,7 @@ func (x *ReserveVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveVolume.ProtoReflect.Descriptor instead.
 func (*ReserveVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{42}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReserveVolume) GetParent() uint64 {
@@ -2979,7 +3031,7 @@ type InitVolume struct {
 
 func (x *InitVolume) Reset() {
 	*x = InitVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2991,7 +3043,7 @@ func (x *InitVolume) String() string {
 func (*InitVolume) ProtoMessage() {}
 
 func (x *InitVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3004,7 +3056,7 @@ func (x *InitVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitVolume.ProtoReflect.Descriptor instead.
 func (*InitVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{43}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *InitVolume) GetVol() uint32 {
@@ -3053,7 +3105,7 @@ type AttachVolume struct {
 
 func (x *AttachVolume) Reset() {
 	*x = AttachVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3065,7 +3117,7 @@ func (x *AttachVolume) String() string {
 func (*AttachVolume) ProtoMessage() {}
 
 func (x *AttachVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3078,7 +3130,7 @@ func (x *AttachVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVolume.ProtoReflect.Descriptor instead.
 func (*AttachVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{44}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AttachVolume) GetVol() uint32 {
@@ -3112,7 +3164,7 @@ type SealVolume struct {
 
 func (x *SealVolume) Reset() {
 	*x = SealVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3124,7 +3176,7 @@ func (x *SealVolume) String() string {
 func (*SealVolume) ProtoMessage() {}
 
 func (x *SealVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3137,7 +3189,7 @@ func (x *SealVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealVolume.ProtoReflect.Descriptor instead.
 func (*SealVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{45}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SealVolume) GetVol() uint32 {
@@ -3163,7 +3215,7 @@ type DropVolume struct {
 
 func (x *DropVolume) Reset() {
 	*x = DropVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3175,7 +3227,7 @@ func (x *DropVolume) String() string {
 func (*DropVolume) ProtoMessage() {}
 
 func (x *DropVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3188,7 +3240,7 @@ func (x *DropVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropVolume.ProtoReflect.Descriptor instead.
 func (*DropVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{46}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DropVolume) GetVol() uint32 {
@@ -3208,7 +3260,7 @@ type PendVolume struct {
 
 func (x *PendVolume) Reset() {
 	*x = PendVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3220,7 +3272,7 @@ func (x *PendVolume) String() string {
 func (*PendVolume) ProtoMessage() {}
 
 func (x *PendVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3233,7 +3285,7 @@ func (x *PendVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendVolume.ProtoReflect.Descriptor instead.
 func (*PendVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{47}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PendVolume) GetVol() uint32 {
@@ -3260,7 +3312,7 @@ type FreeChunks struct {
 
 func (x *FreeChunks) Reset() {
 	*x = FreeChunks{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3272,7 +3324,7 @@ func (x *FreeChunks) String() string {
 func (*FreeChunks) ProtoMessage() {}
 
 func (x *FreeChunks) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3285,7 +3337,7 @@ func (x *FreeChunks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreeChunks.ProtoReflect.Descriptor instead.
 func (*FreeChunks) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{48}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FreeChunks) GetVol() uint32 {
@@ -3313,7 +3365,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3325,7 +3377,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3338,7 +3390,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{49}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *HoldRequest) GetPg() uint32 {
@@ -3372,7 +3424,7 @@ type HeldLock struct {
 
 func (x *HeldLock) Reset() {
 	*x = HeldLock{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +3436,7 @@ func (x *HeldLock) String() string {
 func (*HeldLock) ProtoMessage() {}
 
 func (x *HeldLock) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +3449,7 @@ func (x *HeldLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldLock.ProtoReflect.Descriptor instead.
 func (*HeldLock) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{50}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *HeldLock) GetIno() uint64 {
@@ -3429,7 +3481,7 @@ type FileLock struct {
 
 func (x *FileLock) Reset() {
 	*x = FileLock{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3493,7 @@ func (x *FileLock) String() string {
 func (*FileLock) ProtoMessage() {}
 
 func (x *FileLock) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3506,7 @@ func (x *FileLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileLock.ProtoReflect.Descriptor instead.
 func (*FileLock) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{51}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FileLock) GetSession() uint64 {
@@ -3518,7 +3570,7 @@ type LockRequest struct {
 
 func (x *LockRequest) Reset() {
 	*x = LockRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3530,7 +3582,7 @@ func (x *LockRequest) String() string {
 func (*LockRequest) ProtoMessage() {}
 
 func (x *LockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3543,7 +3595,7 @@ func (x *LockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
 func (*LockRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{52}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LockRequest) GetPg() uint32 {
@@ -3584,7 +3636,7 @@ type LockAnswer struct {
 
 func (x *LockAnswer) Reset() {
 	*x = LockAnswer{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3596,7 +3648,7 @@ func (x *LockAnswer) String() string {
 func (*LockAnswer) ProtoMessage() {}
 
 func (x *LockAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3609,7 +3661,7 @@ func (x *LockAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockAnswer.ProtoReflect.Descriptor instead.
 func (*LockAnswer) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{53}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LockAnswer) GetGranted() bool {
@@ -3635,7 +3687,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3647,7 +3699,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3660,7 +3712,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *HoldResponse) GetKnown() bool {
@@ -3683,7 +3735,7 @@ type FromWatcher struct {
 
 func (x *FromWatcher) Reset() {
 	*x = FromWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3695,7 +3747,7 @@ func (x *FromWatcher) String() string {
 func (*FromWatcher) ProtoMessage() {}
 
 func (x *FromWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3708,7 +3760,7 @@ func (x *FromWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromWatcher.ProtoReflect.Descriptor instead.
 func (*FromWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FromWatcher) GetSession() uint64 {
@@ -3749,7 +3801,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3761,7 +3813,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3774,7 +3826,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -3804,7 +3856,7 @@ type ToWatcher struct {
 
 func (x *ToWatcher) Reset() {
 	*x = ToWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3816,7 +3868,7 @@ func (x *ToWatcher) String() string {
 func (*ToWatcher) ProtoMessage() {}
 
 func (x *ToWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3829,7 +3881,7 @@ func (x *ToWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToWatcher.ProtoReflect.Descriptor instead.
 func (*ToWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ToWatcher) GetStream() uint64 {
@@ -3871,7 +3923,7 @@ type Push struct {
 
 func (x *Push) Reset() {
 	*x = Push{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3883,7 +3935,7 @@ func (x *Push) String() string {
 func (*Push) ProtoMessage() {}
 
 func (x *Push) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3896,7 +3948,7 @@ func (x *Push) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Push.ProtoReflect.Descriptor instead.
 func (*Push) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Push) GetSeq() uint64 {
@@ -3935,7 +3987,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3947,7 +3999,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3960,7 +4012,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Event) GetKind() uint32 {
@@ -4021,7 +4073,7 @@ type ChunkList struct {
 
 func (x *ChunkList) Reset() {
 	*x = ChunkList{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4033,7 +4085,7 @@ func (x *ChunkList) String() string {
 func (*ChunkList) ProtoMessage() {}
 
 func (x *ChunkList) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4046,7 +4098,7 @@ func (x *ChunkList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkList.ProtoReflect.Descriptor instead.
 func (*ChunkList) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ChunkList) GetIds() []*ChunkID {
@@ -4066,7 +4118,7 @@ type WantedChunksRequest struct {
 
 func (x *WantedChunksRequest) Reset() {
 	*x = WantedChunksRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4078,7 +4130,7 @@ func (x *WantedChunksRequest) String() string {
 func (*WantedChunksRequest) ProtoMessage() {}
 
 func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4091,7 +4143,7 @@ func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantedChunksRequest.ProtoReflect.Descriptor instead.
 func (*WantedChunksRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *WantedChunksRequest) GetPg() uint32 {
@@ -4118,7 +4170,7 @@ type Answers struct {
 
 func (x *Answers) Reset() {
 	*x = Answers{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4130,7 +4182,7 @@ func (x *Answers) String() string {
 func (*Answers) ProtoMessage() {}
 
 func (x *Answers) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4143,7 +4195,7 @@ func (x *Answers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answers.ProtoReflect.Descriptor instead.
 func (*Answers) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Answers) GetYes() []bool {
@@ -4162,7 +4214,7 @@ type FetchChunkResponse struct {
 
 func (x *FetchChunkResponse) Reset() {
 	*x = FetchChunkResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4174,7 +4226,7 @@ func (x *FetchChunkResponse) String() string {
 func (*FetchChunkResponse) ProtoMessage() {}
 
 func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4187,7 +4239,7 @@ func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunkResponse.ProtoReflect.Descriptor instead.
 func (*FetchChunkResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *FetchChunkResponse) GetData() []byte {
@@ -4207,7 +4259,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4219,7 +4271,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4232,7 +4284,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *MembersResponse) GetTerm() uint64 {
@@ -4258,7 +4310,7 @@ type GroupPieces struct {
 
 func (x *GroupPieces) Reset() {
 	*x = GroupPieces{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4270,7 +4322,7 @@ func (x *GroupPieces) String() string {
 func (*GroupPieces) ProtoMessage() {}
 
 func (x *GroupPieces) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4283,7 +4335,7 @@ func (x *GroupPieces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPieces.ProtoReflect.Descriptor instead.
 func (*GroupPieces) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GroupPieces) GetPieces() []*GroupPiece {
@@ -4304,7 +4356,7 @@ type GroupPiece struct {
 
 func (x *GroupPiece) Reset() {
 	*x = GroupPiece{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4316,7 +4368,7 @@ func (x *GroupPiece) String() string {
 func (*GroupPiece) ProtoMessage() {}
 
 func (x *GroupPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4329,7 +4381,7 @@ func (x *GroupPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPiece.ProtoReflect.Descriptor instead.
 func (*GroupPiece) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *GroupPiece) GetHead() *GroupHead {
@@ -4365,7 +4417,7 @@ type GroupHead struct {
 
 func (x *GroupHead) Reset() {
 	*x = GroupHead{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4377,7 +4429,7 @@ func (x *GroupHead) String() string {
 func (*GroupHead) ProtoMessage() {}
 
 func (x *GroupHead) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4390,7 +4442,7 @@ func (x *GroupHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHead.ProtoReflect.Descriptor instead.
 func (*GroupHead) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *GroupHead) GetIndex() uint64 {
@@ -4430,7 +4482,7 @@ type RaftBatch struct {
 
 func (x *RaftBatch) Reset() {
 	*x = RaftBatch{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4442,7 +4494,7 @@ func (x *RaftBatch) String() string {
 func (*RaftBatch) ProtoMessage() {}
 
 func (x *RaftBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4455,7 +4507,7 @@ func (x *RaftBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftBatch.ProtoReflect.Descriptor instead.
 func (*RaftBatch) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RaftBatch) GetMessages() []*RaftMessage {
@@ -4475,7 +4527,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4487,7 +4539,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4500,7 +4552,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RaftMessage) GetPg() uint32 {
@@ -4525,7 +4577,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4537,7 +4589,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4550,7 +4602,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{70}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{71}
 }
 
 var File_osd_osdrpc_osdv1_osd_proto protoreflect.FileDescriptor
@@ -4645,7 +4697,10 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x0eOrphansRequest\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\rR\x06volume\x12\x10\n" +
-	"\x03max\x18\x03 \x01(\rR\x03max\"%\n" +
+	"\x03max\x18\x03 \x01(\rR\x03max\"0\n" +
+	"\fFreedRequest\x12\x0e\n" +
+	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x10\n" +
+	"\x03max\x18\x02 \x01(\rR\x03max\"%\n" +
 	"\x0fOrphansResponse\x12\x12\n" +
 	"\x04inos\x18\x01 \x03(\x04R\x04inos\"q\n" +
 	"\x10ReadChunkRequest\x12\x0e\n" +
@@ -4875,7 +4930,7 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\vRaftMessage\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12!\n" +
 	"\x03msg\x18\x02 \x01(\v2\x0f.raftpb.MessageR\x03msg\"\x06\n" +
-	"\x04Beat2\x81\n" +
+	"\x04Beat2\xc7\n" +
 	"\n" +
 	"\x03OSD\x12E\n" +
 	"\x06Lookup\x12\x1f.pillarbox.osd.v1.LookupRequest\x1a\x1a.pillarbox.osd.v1.DirEntry\x12A\n" +
@@ -4886,7 +4941,8 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\tListXattr\x12\x1e.pillarbox.osd.v1.InodeRequest\x1a#.pillarbox.osd.v1.ListXattrResponse\x12N\n" +
 	"\aExtents\x12 .pillarbox.osd.v1.ExtentsRequest\x1a!.pillarbox.osd.v1.ExtentsResponse\x12L\n" +
 	"\aPending\x12\x1e.pillarbox.osd.v1.GroupRequest\x1a!.pillarbox.osd.v1.PendingResponse\x12N\n" +
-	"\aOrphans\x12 .pillarbox.osd.v1.OrphansRequest\x1a!.pillarbox.osd.v1.OrphansResponse\x12A\n" +
+	"\aOrphans\x12 .pillarbox.osd.v1.OrphansRequest\x1a!.pillarbox.osd.v1.OrphansResponse\x12D\n" +
+	"\x05Freed\x12\x1e.pillarbox.osd.v1.FreedRequest\x1a\x1b.pillarbox.osd.v1.ChunkList\x12A\n" +
 	"\x05Apply\x12\x1e.pillarbox.osd.v1.ApplyRequest\x1a\x18.pillarbox.osd.v1.Result\x12>\n" +
 	"\x04Sync\x12\x1e.pillarbox.osd.v1.GroupRequest\x1a\x16.pillarbox.osd.v1.Done\x12T\n" +
 	"\tReadChunk\x12\".pillarbox.osd.v1.ReadChunkRequest\x1a#.pillarbox.osd.v1.ReadChunkResponse\x12E\n" +
@@ -4920,7 +4976,7 @@ func file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP() []byte {
 	return file_osd_osdrpc_osdv1_osd_proto_rawDescData
 }
 
-var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*ScrubRequest)(nil),        // 0: pillarbox.osd.v1.ScrubRequest
 	(*Scrubbed)(nil),            // 1: pillarbox.osd.v1.Scrubbed
@@ -4944,57 +5000,58 @@ var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*ChunkID)(nil),             // 19: pillarbox.osd.v1.ChunkID
 	(*PendingResponse)(nil),     // 20: pillarbox.osd.v1.PendingResponse
 	(*OrphansRequest)(nil),      // 21: pillarbox.osd.v1.OrphansRequest
-	(*OrphansResponse)(nil),     // 22: pillarbox.osd.v1.OrphansResponse
-	(*ReadChunkRequest)(nil),    // 23: pillarbox.osd.v1.ReadChunkRequest
-	(*ReadChunkResponse)(nil),   // 24: pillarbox.osd.v1.ReadChunkResponse
-	(*PutChunkRequest)(nil),     // 25: pillarbox.osd.v1.PutChunkRequest
-	(*SpaceRequest)(nil),        // 26: pillarbox.osd.v1.SpaceRequest
-	(*SpaceResponse)(nil),       // 27: pillarbox.osd.v1.SpaceResponse
-	(*ApplyRequest)(nil),        // 28: pillarbox.osd.v1.ApplyRequest
-	(*Request)(nil),             // 29: pillarbox.osd.v1.Request
-	(*Result)(nil),              // 30: pillarbox.osd.v1.Result
-	(*Change)(nil),              // 31: pillarbox.osd.v1.Change
-	(*Create)(nil),              // 32: pillarbox.osd.v1.Create
-	(*Link)(nil),                // 33: pillarbox.osd.v1.Link
-	(*Remove)(nil),              // 34: pillarbox.osd.v1.Remove
-	(*Rename)(nil),              // 35: pillarbox.osd.v1.Rename
-	(*SetAttr)(nil),             // 36: pillarbox.osd.v1.SetAttr
-	(*Write)(nil),               // 37: pillarbox.osd.v1.Write
-	(*Share)(nil),               // 38: pillarbox.osd.v1.Share
-	(*SetXattr)(nil),            // 39: pillarbox.osd.v1.SetXattr
-	(*RemoveXattr)(nil),         // 40: pillarbox.osd.v1.RemoveXattr
-	(*Purge)(nil),               // 41: pillarbox.osd.v1.Purge
-	(*ReserveVolume)(nil),       // 42: pillarbox.osd.v1.ReserveVolume
-	(*InitVolume)(nil),          // 43: pillarbox.osd.v1.InitVolume
-	(*AttachVolume)(nil),        // 44: pillarbox.osd.v1.AttachVolume
-	(*SealVolume)(nil),          // 45: pillarbox.osd.v1.SealVolume
-	(*DropVolume)(nil),          // 46: pillarbox.osd.v1.DropVolume
-	(*PendVolume)(nil),          // 47: pillarbox.osd.v1.PendVolume
-	(*FreeChunks)(nil),          // 48: pillarbox.osd.v1.FreeChunks
-	(*HoldRequest)(nil),         // 49: pillarbox.osd.v1.HoldRequest
-	(*HeldLock)(nil),            // 50: pillarbox.osd.v1.HeldLock
-	(*FileLock)(nil),            // 51: pillarbox.osd.v1.FileLock
-	(*LockRequest)(nil),         // 52: pillarbox.osd.v1.LockRequest
-	(*LockAnswer)(nil),          // 53: pillarbox.osd.v1.LockAnswer
-	(*HoldResponse)(nil),        // 54: pillarbox.osd.v1.HoldResponse
-	(*FromWatcher)(nil),         // 55: pillarbox.osd.v1.FromWatcher
-	(*Ack)(nil),                 // 56: pillarbox.osd.v1.Ack
-	(*ToWatcher)(nil),           // 57: pillarbox.osd.v1.ToWatcher
-	(*Push)(nil),                // 58: pillarbox.osd.v1.Push
-	(*Event)(nil),               // 59: pillarbox.osd.v1.Event
-	(*ChunkList)(nil),           // 60: pillarbox.osd.v1.ChunkList
-	(*WantedChunksRequest)(nil), // 61: pillarbox.osd.v1.WantedChunksRequest
-	(*Answers)(nil),             // 62: pillarbox.osd.v1.Answers
-	(*FetchChunkResponse)(nil),  // 63: pillarbox.osd.v1.FetchChunkResponse
-	(*MembersResponse)(nil),     // 64: pillarbox.osd.v1.MembersResponse
-	(*GroupPieces)(nil),         // 65: pillarbox.osd.v1.GroupPieces
-	(*GroupPiece)(nil),          // 66: pillarbox.osd.v1.GroupPiece
-	(*GroupHead)(nil),           // 67: pillarbox.osd.v1.GroupHead
-	(*RaftBatch)(nil),           // 68: pillarbox.osd.v1.RaftBatch
-	(*RaftMessage)(nil),         // 69: pillarbox.osd.v1.RaftMessage
-	(*Beat)(nil),                // 70: pillarbox.osd.v1.Beat
-	(*raftpb.ConfState)(nil),    // 71: raftpb.ConfState
-	(*raftpb.Message)(nil),      // 72: raftpb.Message
+	(*FreedRequest)(nil),        // 22: pillarbox.osd.v1.FreedRequest
+	(*OrphansResponse)(nil),     // 23: pillarbox.osd.v1.OrphansResponse
+	(*ReadChunkRequest)(nil),    // 24: pillarbox.osd.v1.ReadChunkRequest
+	(*ReadChunkResponse)(nil),   // 25: pillarbox.osd.v1.ReadChunkResponse
+	(*PutChunkRequest)(nil),     // 26: pillarbox.osd.v1.PutChunkRequest
+	(*SpaceRequest)(nil),        // 27: pillarbox.osd.v1.SpaceRequest
+	(*SpaceResponse)(nil),       // 28: pillarbox.osd.v1.SpaceResponse
+	(*ApplyRequest)(nil),        // 29: pillarbox.osd.v1.ApplyRequest
+	(*Request)(nil),             // 30: pillarbox.osd.v1.Request
+	(*Result)(nil),              // 31: pillarbox.osd.v1.Result
+	(*Change)(nil),              // 32: pillarbox.osd.v1.Change
+	(*Create)(nil),              // 33: pillarbox.osd.v1.Create
+	(*Link)(nil),                // 34: pillarbox.osd.v1.Link
+	(*Remove)(nil),              // 35: pillarbox.osd.v1.Remove
+	(*Rename)(nil),              // 36: pillarbox.osd.v1.Rename
+	(*SetAttr)(nil),             // 37: pillarbox.osd.v1.SetAttr
+	(*Write)(nil),               // 38: pillarbox.osd.v1.Write
+	(*Share)(nil),               // 39: pillarbox.osd.v1.Share
+	(*SetXattr)(nil),            // 40: pillarbox.osd.v1.SetXattr
+	(*RemoveXattr)(nil),         // 41: pillarbox.osd.v1.RemoveXattr
+	(*Purge)(nil),               // 42: pillarbox.osd.v1.Purge
+	(*ReserveVolume)(nil),       // 43: pillarbox.osd.v1.ReserveVolume
+	(*InitVolume)(nil),          // 44: pillarbox.osd.v1.InitVolume
+	(*AttachVolume)(nil),        // 45: pillarbox.osd.v1.AttachVolume
+	(*SealVolume)(nil),          // 46: pillarbox.osd.v1.SealVolume
+	(*DropVolume)(nil),          // 47: pillarbox.osd.v1.DropVolume
+	(*PendVolume)(nil),          // 48: pillarbox.osd.v1.PendVolume
+	(*FreeChunks)(nil),          // 49: pillarbox.osd.v1.FreeChunks
+	(*HoldRequest)(nil),         // 50: pillarbox.osd.v1.HoldRequest
+	(*HeldLock)(nil),            // 51: pillarbox.osd.v1.HeldLock
+	(*FileLock)(nil),            // 52: pillarbox.osd.v1.FileLock
+	(*LockRequest)(nil),         // 53: pillarbox.osd.v1.LockRequest
+	(*LockAnswer)(nil),          // 54: pillarbox.osd.v1.LockAnswer
+	(*HoldResponse)(nil),        // 55: pillarbox.osd.v1.HoldResponse
+	(*FromWatcher)(nil),         // 56: pillarbox.osd.v1.FromWatcher
+	(*Ack)(nil),                 // 57: pillarbox.osd.v1.Ack
+	(*ToWatcher)(nil),           // 58: pillarbox.osd.v1.ToWatcher
+	(*Push)(nil),                // 59: pillarbox.osd.v1.Push
+	(*Event)(nil),               // 60: pillarbox.osd.v1.Event
+	(*ChunkList)(nil),           // 61: pillarbox.osd.v1.ChunkList
+	(*WantedChunksRequest)(nil), // 62: pillarbox.osd.v1.WantedChunksRequest
+	(*Answers)(nil),             // 63: pillarbox.osd.v1.Answers
+	(*FetchChunkResponse)(nil),  // 64: pillarbox.osd.v1.FetchChunkResponse
+	(*MembersResponse)(nil),     // 65: pillarbox.osd.v1.MembersResponse
+	(*GroupPieces)(nil),         // 66: pillarbox.osd.v1.GroupPieces
+	(*GroupPiece)(nil),          // 67: pillarbox.osd.v1.GroupPiece
+	(*GroupHead)(nil),           // 68: pillarbox.osd.v1.GroupHead
+	(*RaftBatch)(nil),           // 69: pillarbox.osd.v1.RaftBatch
+	(*RaftMessage)(nil),         // 70: pillarbox.osd.v1.RaftMessage
+	(*Beat)(nil),                // 71: pillarbox.osd.v1.Beat
+	(*raftpb.ConfState)(nil),    // 72: raftpb.ConfState
+	(*raftpb.Message)(nil),      // 73: raftpb.Message
 }
 var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	3,  // 0: pillarbox.osd.v1.Failure.leader:type_name -> pillarbox.osd.v1.Leader
@@ -5004,44 +5061,44 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	19, // 4: pillarbox.osd.v1.Extent.chunk:type_name -> pillarbox.osd.v1.ChunkID
 	19, // 5: pillarbox.osd.v1.ReadChunkRequest.id:type_name -> pillarbox.osd.v1.ChunkID
 	19, // 6: pillarbox.osd.v1.PutChunkRequest.id:type_name -> pillarbox.osd.v1.ChunkID
-	29, // 7: pillarbox.osd.v1.ApplyRequest.request:type_name -> pillarbox.osd.v1.Request
-	31, // 8: pillarbox.osd.v1.ApplyRequest.change:type_name -> pillarbox.osd.v1.Change
+	30, // 7: pillarbox.osd.v1.ApplyRequest.request:type_name -> pillarbox.osd.v1.Request
+	32, // 8: pillarbox.osd.v1.ApplyRequest.change:type_name -> pillarbox.osd.v1.Change
 	9,  // 9: pillarbox.osd.v1.Result.attr:type_name -> pillarbox.osd.v1.Attr
 	9,  // 10: pillarbox.osd.v1.Result.dirs:type_name -> pillarbox.osd.v1.Attr
 	19, // 11: pillarbox.osd.v1.Result.chunks:type_name -> pillarbox.osd.v1.ChunkID
-	32, // 12: pillarbox.osd.v1.Change.create:type_name -> pillarbox.osd.v1.Create
-	33, // 13: pillarbox.osd.v1.Change.link:type_name -> pillarbox.osd.v1.Link
-	34, // 14: pillarbox.osd.v1.Change.remove:type_name -> pillarbox.osd.v1.Remove
-	35, // 15: pillarbox.osd.v1.Change.rename:type_name -> pillarbox.osd.v1.Rename
-	36, // 16: pillarbox.osd.v1.Change.set_attr:type_name -> pillarbox.osd.v1.SetAttr
-	37, // 17: pillarbox.osd.v1.Change.write:type_name -> pillarbox.osd.v1.Write
-	39, // 18: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
-	40, // 19: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
-	41, // 20: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
-	42, // 21: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
-	43, // 22: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
-	44, // 23: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
-	45, // 24: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
-	46, // 25: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
-	47, // 26: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
-	48, // 27: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
-	38, // 28: pillarbox.osd.v1.Change.share:type_name -> pillarbox.osd.v1.Share
+	33, // 12: pillarbox.osd.v1.Change.create:type_name -> pillarbox.osd.v1.Create
+	34, // 13: pillarbox.osd.v1.Change.link:type_name -> pillarbox.osd.v1.Link
+	35, // 14: pillarbox.osd.v1.Change.remove:type_name -> pillarbox.osd.v1.Remove
+	36, // 15: pillarbox.osd.v1.Change.rename:type_name -> pillarbox.osd.v1.Rename
+	37, // 16: pillarbox.osd.v1.Change.set_attr:type_name -> pillarbox.osd.v1.SetAttr
+	38, // 17: pillarbox.osd.v1.Change.write:type_name -> pillarbox.osd.v1.Write
+	40, // 18: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
+	41, // 19: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
+	42, // 20: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
+	43, // 21: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
+	44, // 22: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
+	45, // 23: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
+	46, // 24: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
+	47, // 25: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
+	48, // 26: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
+	49, // 27: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
+	39, // 28: pillarbox.osd.v1.Change.share:type_name -> pillarbox.osd.v1.Share
 	18, // 29: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
 	19, // 30: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
-	50, // 31: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
-	51, // 32: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
-	51, // 33: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
-	51, // 34: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
-	56, // 35: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
-	58, // 36: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
-	59, // 37: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
+	51, // 31: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
+	52, // 32: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
+	52, // 33: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
+	52, // 34: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
+	57, // 35: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
+	59, // 36: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
+	60, // 37: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
 	19, // 38: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
 	19, // 39: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
-	66, // 40: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
-	67, // 41: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
-	71, // 42: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
-	69, // 43: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
-	72, // 44: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
+	67, // 40: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
+	68, // 41: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
+	72, // 42: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
+	70, // 43: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
+	73, // 44: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
 	7,  // 45: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
 	6,  // 46: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
 	10, // 47: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
@@ -5051,49 +5108,51 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	16, // 51: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
 	5,  // 52: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
 	21, // 53: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
-	28, // 54: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
-	5,  // 55: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
-	23, // 56: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
-	25, // 57: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
-	26, // 58: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
-	49, // 59: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
-	52, // 60: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
-	55, // 61: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
-	60, // 62: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
-	19, // 63: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
-	60, // 64: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
-	61, // 65: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	5,  // 66: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
-	5,  // 67: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
-	68, // 68: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
-	0,  // 69: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
-	8,  // 70: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
-	9,  // 71: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
-	11, // 72: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
-	12, // 73: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
-	14, // 74: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
-	15, // 75: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
-	17, // 76: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
-	20, // 77: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
-	22, // 78: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
-	30, // 79: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
-	4,  // 80: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
-	24, // 81: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
-	4,  // 82: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
-	27, // 83: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
-	54, // 84: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
-	53, // 85: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
-	57, // 86: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
-	62, // 87: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
-	63, // 88: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
-	4,  // 89: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
-	62, // 90: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
-	64, // 91: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
-	65, // 92: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
-	70, // 93: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
-	1,  // 94: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
-	70, // [70:95] is the sub-list for method output_type
-	45, // [45:70] is the sub-list for method input_type
+	22, // 54: pillarbox.osd.v1.OSD.Freed:input_type -> pillarbox.osd.v1.FreedRequest
+	29, // 55: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
+	5,  // 56: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
+	24, // 57: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
+	26, // 58: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
+	27, // 59: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
+	50, // 60: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
+	53, // 61: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
+	56, // 62: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
+	61, // 63: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
+	19, // 64: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
+	61, // 65: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
+	62, // 66: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	5,  // 67: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
+	5,  // 68: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
+	69, // 69: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
+	0,  // 70: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
+	8,  // 71: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
+	9,  // 72: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
+	11, // 73: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
+	12, // 74: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
+	14, // 75: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
+	15, // 76: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
+	17, // 77: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
+	20, // 78: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
+	23, // 79: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
+	61, // 80: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
+	31, // 81: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
+	4,  // 82: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
+	25, // 83: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
+	4,  // 84: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
+	28, // 85: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
+	55, // 86: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
+	54, // 87: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
+	58, // 88: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
+	63, // 89: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
+	64, // 90: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
+	4,  // 91: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
+	63, // 92: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
+	65, // 93: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
+	66, // 94: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
+	71, // 95: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
+	1,  // 96: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
+	71, // [71:97] is the sub-list for method output_type
+	45, // [45:71] is the sub-list for method input_type
 	45, // [45:45] is the sub-list for extension type_name
 	45, // [45:45] is the sub-list for extension extendee
 	0,  // [0:45] is the sub-list for field type_name
@@ -5104,7 +5163,7 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 	if File_osd_osdrpc_osdv1_osd_proto != nil {
 		return
 	}
-	file_osd_osdrpc_osdv1_osd_proto_msgTypes[31].OneofWrappers = []any{
+	file_osd_osdrpc_osdv1_osd_proto_msgTypes[32].OneofWrappers = []any{
 		(*Change_Create)(nil),
 		(*Change_Link)(nil),
 		(*Change_Remove)(nil),
@@ -5129,7 +5188,7 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_osd_osdrpc_osdv1_osd_proto_rawDesc), len(file_osd_osdrpc_osdv1_osd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   71,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -33,6 +33,7 @@ const (
 	OSD_Extents_FullMethodName   = "/pillarbox.osd.v1.OSD/Extents"
 	OSD_Pending_FullMethodName   = "/pillarbox.osd.v1.OSD/Pending"
 	OSD_Orphans_FullMethodName   = "/pillarbox.osd.v1.OSD/Orphans"
+	OSD_Freed_FullMethodName     = "/pillarbox.osd.v1.OSD/Freed"
 	OSD_Apply_FullMethodName     = "/pillarbox.osd.v1.OSD/Apply"
 	OSD_Sync_FullMethodName      = "/pillarbox.osd.v1.OSD/Sync"
 	OSD_ReadChunk_FullMethodName = "/pillarbox.osd.v1.OSD/ReadChunk"
@@ -58,6 +59,7 @@ type OSDClient interface {
 	Extents(ctx context.Context, in *ExtentsRequest, opts ...grpc.CallOption) (*ExtentsResponse, error)
 	Pending(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*PendingResponse, error)
 	Orphans(ctx context.Context, in *OrphansRequest, opts ...grpc.CallOption) (*OrphansResponse, error)
+	Freed(ctx context.Context, in *FreedRequest, opts ...grpc.CallOption) (*ChunkList, error)
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*Result, error)
 	Sync(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*Done, error)
 	ReadChunk(ctx context.Context, in *ReadChunkRequest, opts ...grpc.CallOption) (*ReadChunkResponse, error)
@@ -168,6 +170,16 @@ func (c *oSDClient) Orphans(ctx context.Context, in *OrphansRequest, opts ...grp
 	return out, nil
 }
 
+func (c *oSDClient) Freed(ctx context.Context, in *FreedRequest, opts ...grpc.CallOption) (*ChunkList, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChunkList)
+	err := c.cc.Invoke(ctx, OSD_Freed_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *oSDClient) Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*Result, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Result)
@@ -266,6 +278,7 @@ type OSDServer interface {
 	Extents(context.Context, *ExtentsRequest) (*ExtentsResponse, error)
 	Pending(context.Context, *GroupRequest) (*PendingResponse, error)
 	Orphans(context.Context, *OrphansRequest) (*OrphansResponse, error)
+	Freed(context.Context, *FreedRequest) (*ChunkList, error)
 	Apply(context.Context, *ApplyRequest) (*Result, error)
 	Sync(context.Context, *GroupRequest) (*Done, error)
 	ReadChunk(context.Context, *ReadChunkRequest) (*ReadChunkResponse, error)
@@ -312,6 +325,9 @@ func (UnimplementedOSDServer) Pending(context.Context, *GroupRequest) (*PendingR
 }
 func (UnimplementedOSDServer) Orphans(context.Context, *OrphansRequest) (*OrphansResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Orphans not implemented")
+}
+func (UnimplementedOSDServer) Freed(context.Context, *FreedRequest) (*ChunkList, error) {
+	return nil, status.Error(codes.Unimplemented, "method Freed not implemented")
 }
 func (UnimplementedOSDServer) Apply(context.Context, *ApplyRequest) (*Result, error) {
 	return nil, status.Error(codes.Unimplemented, "method Apply not implemented")
@@ -520,6 +536,24 @@ func _OSD_Orphans_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OSD_Freed_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FreedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OSDServer).Freed(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OSD_Freed_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OSDServer).Freed(ctx, req.(*FreedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OSD_Apply_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ApplyRequest)
 	if err := dec(in); err != nil {
@@ -695,6 +729,10 @@ var OSD_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Orphans",
 			Handler:    _OSD_Orphans_Handler,
+		},
+		{
+			MethodName: "Freed",
+			Handler:    _OSD_Freed_Handler,
 		},
 		{
 			MethodName: "Apply",
