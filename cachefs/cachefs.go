@@ -47,6 +47,7 @@ func New(store objstore.Store, o Options) (*FS, error) {
 		upSem: make(chan struct{}, o.Uploads),
 	}
 	fs.shared.locks, _ = store.(Locker)
+	fs.shared.leases, _ = store.(Leaser)
 	fs.table.init()
 	fs.budget.init(o.DirtyMax)
 	fs.purger.start(fs)

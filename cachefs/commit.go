@@ -34,12 +34,17 @@ func (f *file) flush(ctx context.Context, p objstore.Promise) error {
 }
 
 // flushLocked commits what is dirty and says whether there was anything. After
-// an error all of it is dirty again. Under commitMu.
+// an error all of it is dirty again, unless that is Fenced: then it is given up.
+// Under commitMu.
 func (f *file) flushLocked(ctx context.Context, p objstore.Promise) (did bool, err error) {
-	if err := f.refreshLocked(ctx); err != nil {
+	ctx = f.pin(ctx)
+	if err := f.refresh(ctx); err != nil {
 		return false, err
 	}
 	f.mu.Lock()
+	if f.laidOut != f.fresh {
+		f.layouts, f.laidOut = nil, f.fresh
+	}
 	// Whatever an upload failed with, its bytes are still here and go now.
 	f.asyncErr = nil
 	if len(f.dirty) == 0 {
@@ -48,7 +53,7 @@ func (f *file) flushLocked(ctx context.Context, p objstore.Promise) (did bool, e
 	}
 	f.dirty.freeze()
 	f.flushing, f.dirty = f.dirty, nil
-	s := snapshot{f.flushing, f.size, f.csize, f.mtime}
+	s, fences := snapshot{f.flushing, f.size, f.csize, f.mtime}, f.fences.Load()
 	var wait []chan struct{}
 	for _, g := range s.segs {
 		if g.b.state == uploading {
@@ -66,7 +71,11 @@ func (f *file) flushLocked(ctx context.Context, p objstore.Promise) (did bool, e
 	f.csize = csize
 	f.invalidate()
 	if err != nil {
-		f.restore()
+		if errors.Is(err, objstore.Fenced) {
+			f.giveUp(fences)
+		} else {
+			f.restore()
+		}
 		return true, fmt.Errorf("commit inode %v: %w", f.ino, err)
 	}
 	f.seen = s.mtime
@@ -91,6 +100,19 @@ func (f *file) restore() {
 		f.free(merged.put(s))
 	}
 	f.dirty, f.flushing = merged, nil
+}
+
+// giveUp forgets what a commit had that others had the right to overtake, and
+// what was written since, unless that was after fence did. Under mu.
+func (f *file) giveUp(fences uint64) {
+	f.free(f.flushing.cutOut(0, ^uint64(0)))
+	f.flushing = nil
+	if f.fences.Load() == fences {
+		f.fences.Add(1)
+		f.free(f.dirty.cutOut(0, ^uint64(0)))
+	}
+	f.setPending(len(f.dirty) > 0)
+	f.changes.Add(1) // for the size
 }
 
 // piece is an extent to be committed, its bytes with it until they are stored.

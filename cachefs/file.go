@@ -22,13 +22,14 @@ type file struct {
 	mem     atomic.Int64  // bytes charged to the budget
 	pending atomic.Bool   // there are dirty ranges
 	xattr   atomic.Uint32 // 1: the inode may have a security.capability
-	lost    atomic.Bool   // its locks are lost; see fenced
-	stale   atomic.Bool   // another host changed it since it was looked at
+	fences  atomic.Uint64 // how often locks or data of it were lost; see Handle.fenced. Changes under mu
+	changes atomic.Uint64 // how often it may have been changed elsewhere
 
 	// commitMu is held while the file's committed state changes, store calls
 	// included. The layouts are what the metadata holds, by layoutSpan.
 	commitMu sync.Mutex
 	layouts  map[uint64]layout
+	laidOut  uint64 // of changes: the layouts' state
 
 	mu       sync.Mutex // never held across store calls
 	loaded   bool       // csize and size are known
@@ -38,6 +39,7 @@ type file struct {
 	dirty    segList    // newest
 	flushing segList    // being committed; below dirty
 	asyncErr error      // of an upload, for the next call that can return it
+	fresh    uint64     // of changes: csize and size are known as of then
 	seen     int64      // mtime of the committed state
 	gen      uint64     // of the committed state; caches of another gen are void
 	win      window     // committed extents
@@ -48,6 +50,7 @@ type file struct {
 type Handle struct {
 	f    *file
 	keep bool
+	born uint64 // f.fences when it was opened
 }
 
 // Open opens a regular file. Stale if it is gone.
@@ -65,7 +68,7 @@ func (fs *FS) open(ctx context.Context, ino objstore.Ino, a *objstore.Attr) (*Ha
 		fs.release(f)
 		return nil, err
 	}
-	return &Handle{f, keep || a != nil}, nil
+	return &Handle{f, keep || a != nil, f.fences.Load()}, nil
 }
 
 // Unchanged says that what the kernel has of the file since it was last open is
@@ -82,29 +85,29 @@ func (h *Handle) Release() { h.f.fs.release(h.f) }
 // Flush commits what is dirty in the file with promise Ordered, as close(2)
 // needs it. The data of a file without a name is not worth it.
 func (h *Handle) Flush(ctx context.Context) error {
-	if err := h.f.fenced(); err != nil {
+	if err := h.fenced(); err != nil {
 		return err
 	}
 	if !h.f.isDirty() || h.f.isOrphan() {
 		return h.f.takeErr()
 	}
-	return h.f.flush(ctx, h.f.fs.promise())
+	return errors.Join(h.f.flush(ctx, h.f.fs.promise()), h.fenced()) // it may be on asking that the lease turns out to be over
 }
 
 // Fsync returns when the file's bytes and all its volume's earlier changes are
 // on stable storage.
 func (h *Handle) Fsync(ctx context.Context) error {
 	f := h.f
-	if err := f.fenced(); err != nil {
+	if err := h.fenced(); err != nil {
 		return err
 	}
 	f.commitMu.Lock()
 	did, err := f.flushLocked(ctx, objstore.Committed)
 	f.commitMu.Unlock()
-	if err != nil || did {
-		return err
+	if err == nil && !did {
+		err = f.fs.store.Sync(ctx, f.ino.Volume())
 	}
-	return f.fs.store.Sync(ctx, f.ino.Volume())
+	return errors.Join(err, h.fenced())
 }
 
 // load makes the file's size known, from a if that is not nil. keep: the file
@@ -176,7 +179,7 @@ func (f *file) overlay(a *objstore.Attr) {
 			n += uint64(s.n)
 		}
 	}
-	if f.stale.Load() {
+	if f.fresh != f.changes.Load() {
 		a.Size = max(a.Size, f.dirtyEnd())
 	} else {
 		a.Size = f.size
@@ -219,7 +222,7 @@ func (f *file) drop() {
 // an earlier background upload instead, once. NoSpace, TooBig.
 func (h *Handle) Write(ctx context.Context, p []byte, off uint64, o WriteOptions) (int, error) {
 	f := h.f
-	if err := errors.Join(f.fenced(), f.takeErr()); err != nil {
+	if err := errors.Join(h.fenced(), f.takeErr()); err != nil {
 		return 0, err
 	}
 	if off > maxOffset-uint64(len(p)) {
@@ -228,6 +231,7 @@ func (h *Handle) Write(ctx context.Context, p []byte, off uint64, o WriteOptions
 	if len(p) == 0 {
 		return 0, nil
 	}
+	f.checkLease()
 	if err := f.refresh(ctx); err != nil {
 		return 0, err
 	}
@@ -238,6 +242,11 @@ func (h *Handle) Write(ctx context.Context, p []byte, off uint64, o WriteOptions
 		return 0, err
 	}
 	f.mu.Lock()
+	if err := h.fenced(); err != nil {
+		f.mu.Unlock()
+		f.fs.budget.release(int64(len(p)))
+		return 0, err
+	}
 	if o.Append {
 		off = f.size
 	}

@@ -3,6 +3,7 @@ package cachefs
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -34,7 +35,7 @@ type fetch struct {
 
 // Read fills p from off on, less only at the end of the file.
 func (h *Handle) Read(ctx context.Context, p []byte, off uint64) (done int, err error) {
-	if err := h.f.fenced(); err != nil {
+	if err := h.fenced(); err != nil {
 		return 0, err
 	}
 	for done < len(p) {
@@ -42,13 +43,14 @@ func (h *Handle) Read(ctx context.Context, p []byte, off uint64) (done int, err 
 		n, err := h.f.read(ctx, part, off+uint64(done))
 		done += n
 		if err != nil || n < len(part) {
-			return done, err
+			return done, errors.Join(err, h.fenced())
 		}
 	}
-	return done, nil
+	return done, h.fenced()
 }
 
 func (f *file) read(ctx context.Context, p []byte, off uint64) (int, error) {
+	f.checkLease()
 	again := false
 	for try := 0; ; try++ {
 		if err := f.refresh(ctx); err != nil {
@@ -81,7 +83,7 @@ func (f *file) read(ctx context.Context, p []byte, off uint64) (int, error) {
 		}
 		// A chunk may have been freed by a commit since it was looked up, here or on
 		// another host, whose push may not have come yet.
-		if err != nil && (try >= readRetries || !f.moved(gen)) {
+		if err != nil && (try >= readRetries || !f.moved(ctx, gen)) {
 			if gone := errors.Is(err, objstore.Stale) || errors.Is(err, objstore.NotFound); !gone || again {
 				return 0, err
 			}
@@ -93,14 +95,29 @@ func (f *file) read(ctx context.Context, p []byte, off uint64) (int, error) {
 	}
 }
 
-// moved waits for a commit under way, which frees chunks before gen tells, and
-// says whether the committed state is another than gen's.
-func (f *file) moved(gen uint64) bool {
-	f.commitMu.Lock()
-	defer f.commitMu.Unlock()
+// moved says whether the committed state is another than gen's. A commit under
+// way frees chunks before gen tells; to wait for it is no way out (see refresh),
+// so the extents are asked for again.
+func (f *file) moved(ctx context.Context, gen uint64) bool {
+	f.mu.Lock()
+	was, same := f.win, f.gen == gen
+	f.mu.Unlock()
+	if !same || !was.ok {
+		return !same
+	}
+	list, err := f.fs.store.Extents(ctx, f.ino, was.lo, was.hi-was.lo)
+	if err != nil {
+		return false
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.gen != gen
+	if f.gen == gen && slices.EqualFunc(list, was.list, func(a, b objstore.Extent) bool {
+		return a.Off == b.Off && a.Len == b.Len && a.Kind == b.Kind && a.Chunk == b.Chunk && a.ChunkOff == b.ChunkOff
+	}) {
+		return false
+	}
+	f.invalidate()
+	return true
 }
 
 // gather copies what is in memory of the range to p and lists what must be

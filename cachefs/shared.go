@@ -2,6 +2,7 @@ package cachefs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -31,41 +32,56 @@ type Locker interface {
 	Lock(ctx context.Context, r locks.Request) (locks.Answer, error)
 	// Locked says whether this client has a lock of the inode.
 	Locked(ino objstore.Ino) bool
-	// LostLock says whether it had one when its lease was over, until ForgetLock.
+	// LostLock says, while Void is called with fenced, whether it had one.
 	LostLock(ino objstore.Ino) bool
-	ForgetLock(ino objstore.Ino)
+}
+
+// Leaser is a Store that is served under leases.
+type Leaser interface {
+	// Leased says whether what is known of a volume may be served.
+	Leased(v objstore.VolumeID) bool
+	// Pin makes changes with the context fail with Fenced if the lease of now is
+	// over before they are made.
+	Pin(ctx context.Context, v objstore.VolumeID) context.Context
 }
 
 // Lock tests, sets or clears a lock of an open file. What was written under a
-// lock is committed before the lock is cleared. Unsupported: the kernel has the
-// locks of a store with one host.
+// lock is committed before the lock is cleared or becomes one to read; that it
+// cannot be keeps no lock alive. Unsupported: the kernel has the locks of a store
+// with one host.
 func (h *Handle) Lock(ctx context.Context, r locks.Request) (locks.Answer, error) {
 	l := h.f.fs.shared.locks
 	if l == nil {
 		return locks.Answer{}, fmt.Errorf("lock inode %v: %w", h.f.ino, objstore.Unsupported)
 	}
-	if err := h.f.fenced(); err != nil && r.Op != locks.Unlock {
+	if err := h.fenced(); err != nil && r.Op != locks.Unlock {
 		return locks.Answer{}, err
 	}
 	r.Ino = h.f.ino
-	if r.Op == locks.Unlock && h.f.isDirty() && !h.f.isOrphan() {
-		if err := h.f.flush(ctx, h.f.fs.promise()); err != nil {
-			return locks.Answer{}, err
+	var failed error
+	if lets := r.Op == locks.Unlock || r.Op != locks.Test && !r.Lock.Write; lets && h.f.isDirty() && !h.f.isOrphan() {
+		failed = errors.Join(h.f.flush(context.WithoutCancel(ctx), h.f.fs.promise()), h.fenced()) // a signal ends a wait, nothing else
+		if failed != nil && r.Op != locks.Unlock {
+			return locks.Answer{}, failed
 		}
 	}
-	return l.Lock(ctx, r)
+	a, err := l.Lock(ctx, r)
+	if err == nil && failed == nil && r.Op != locks.Unlock {
+		err = h.fenced()
+	}
+	return a, errors.Join(failed, err)
 }
 
 // Locked says whether any process of this host has a lock of the file.
 func (h *Handle) Locked() bool { l := h.f.fs.shared.locks; return l != nil && l.Locked(h.f.ino) }
 
-// fenced is why the file must not be used: others may have the locks that
-// processes here believe to have.
-func (f *file) fenced() error {
-	if !f.lost.Load() {
+// fenced is why the handle must not be used: others may have the locks, and have
+// changed the data, that who opened it believes to have. Opened anew, the file is good.
+func (h *Handle) fenced() error {
+	if h.f.fences.Load() == h.born {
 		return nil
 	}
-	return fmt.Errorf("inode %v: its locks were lost when the lease was over: %w", f.ino, objstore.Fenced)
+	return fmt.Errorf("inode %v: its locks, or what was written, were lost when the lease was over: %w", h.f.ino, objstore.Fenced)
 }
 
 // SetKernel says which mount the FS serves. It is called before the first request.
@@ -78,6 +94,7 @@ const maxVersions = 1 << 16
 type shared struct {
 	kernel Kernel
 	locks  Locker   // nil: a store without locks
+	leases Leaser   // nil: a store without leases
 	vols   sync.Map // objstore.VolumeID: something was asked of it
 
 	mu       sync.Mutex // a leaf
@@ -218,10 +235,8 @@ func (fs *FS) Void(in func(objstore.VolumeID) bool, fenced bool) {
 		f.changedElsewhere()
 		drop = append(drop, f.ino)
 		if fenced {
-			if l := fs.shared.locks; l != nil && l.LostLock(f.ino) {
-				f.lost.Store(true)
-			}
-			f.fence()
+			l := fs.shared.locks
+			f.fence(l != nil && l.LostLock(f.ino))
 		}
 	}
 	if k := fs.shared.kernel; k != nil && len(drop) > 0 {
@@ -236,45 +251,53 @@ func (fs *FS) Void(in func(objstore.VolumeID) bool, fenced bool) {
 // closed remembers which version of the file the kernel may have pages of.
 func (f *file) closed() {
 	f.mu.Lock()
-	v, ok := version{f.seen, f.csize}, f.loaded && !f.stale.Load()
+	v, ok := version{f.seen, f.csize}, f.loaded && f.fresh == f.changes.Load()
 	f.mu.Unlock()
 	if ok && f.fs.shared.kernel != nil {
 		f.fs.shared.close(f.ino, v)
-	}
-	if f.lost.Load() {
-		f.fs.shared.locks.ForgetLock(f.ino)
 	}
 }
 
 // changedElsewhere voids what is known of the committed state.
 func (f *file) changedElsewhere() {
-	f.stale.Store(true)
+	f.changes.Add(1)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.invalidate()
 }
 
-// refresh learns the committed state anew if it was changed elsewhere.
-func (f *file) refresh(ctx context.Context) error {
-	if !f.stale.Load() {
-		return nil
+// checkLease voids what is known of the committed state if others may have
+// changed it unheard.
+func (f *file) checkLease() {
+	if l := f.fs.shared.leases; l != nil && !l.Leased(f.ino.Volume()) {
+		f.changedElsewhere()
 	}
-	f.commitMu.Lock()
-	defer f.commitMu.Unlock()
-	return f.refreshLocked(ctx)
 }
 
-func (f *file) refreshLocked(ctx context.Context) error {
-	if !f.stale.CompareAndSwap(true, false) {
-		return nil
+// refresh learns the committed state anew if it was changed elsewhere. It waits
+// for no commit: the kernel keeps a page locked while it waits for a read or a
+// write, a change elsewhere waits for the page, and a commit for that host.
+func (f *file) refresh(ctx context.Context) error {
+	for {
+		changes := f.changes.Load()
+		f.mu.Lock()
+		fresh, gen := f.fresh, f.gen
+		f.mu.Unlock()
+		if fresh >= changes {
+			return nil
+		}
+		a, err := f.fs.store.GetAttr(ctx, f.ino)
+		if err != nil {
+			return err
+		}
+		f.mu.Lock()
+		if f.fresh < changes && f.gen == gen { // else a commit of ours came between
+			f.loaded, f.csize, f.size, f.seen = true, a.Size, max(a.Size, f.dirtyEnd()), a.Mtime
+			f.fresh = changes
+			f.invalidate()
+		}
+		f.mu.Unlock()
 	}
-	a, err := f.fs.store.GetAttr(ctx, f.ino)
-	if err != nil {
-		f.stale.Store(true)
-		return err
-	}
-	f.learn(&a)
-	return nil
 }
 
 // learn takes over the committed state after a change past the dirty ranges.
@@ -298,12 +321,22 @@ func (f *file) dirtyEnd() (end uint64) {
 }
 
 // fence gives up what is not committed: others had the right to change the file.
-func (f *file) fence() {
-	if !f.isDirty() {
-		return
-	}
-	f.drop()
+// What a commit under way has, that gives up by itself (flushLocked).
+func (f *file) fence(locked bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.asyncErr = fmt.Errorf("inode %v: what was written was not committed before the lease was over: %w", f.ino, objstore.Fenced)
+	if !locked && len(f.dirty)+len(f.flushing) == 0 {
+		return
+	}
+	f.fences.Add(1)
+	f.free(f.dirty.cutOut(0, ^uint64(0)))
+	f.setPending(len(f.flushing) > 0)
+}
+
+// pin is what a commit of the file is made with: see Leaser.
+func (f *file) pin(ctx context.Context) context.Context {
+	if l := f.fs.shared.leases; l != nil {
+		return l.Pin(ctx, f.ino.Volume())
+	}
+	return ctx
 }

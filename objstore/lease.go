@@ -15,6 +15,7 @@ const LeaseTime = 10 * time.Second
 type Lease struct {
 	Session uint64
 	Stream  uint64 // as the OSD numbered it
+	Turn    uint64 // of the session's in telling leaders which locks it has; what is of an earlier one came late
 }
 
 type leaseKey struct{}

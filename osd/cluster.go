@@ -53,9 +53,7 @@ func (o *OSD) tickLoop(ctx context.Context) error {
 			return nil
 		}
 		now, m := o.ticks.Add(1), o.Map()
-		if now%10 == 0 {
-			o.lapse(now)
-		}
+		o.lapse(now)
 		for _, g := range o.hosted() {
 			g.mu.Lock()
 			err := g.tick(m, now)

@@ -24,7 +24,8 @@ func holderKey(session uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{holderPrefix}, session)
 }
 
-// holders are a leader's. The mutex is a leaf.
+// holders are a leader's. The mutex comes before a lockTable's and that of the
+// subscriptions.
 type holders struct {
 	mu      sync.Mutex
 	known   map[uint64]*holder // all that are in the state
@@ -32,10 +33,11 @@ type holders struct {
 }
 
 type holder struct {
-	heard bool  // it has asked this leader
-	gone  bool  // its stream has ended for good
-	until int64 // ticks; when its lease is over if it is not heard
-	vols  map[objstore.VolumeID]struct{}
+	heard   bool   // it has asked this leader, or said what it has (Hold)
+	bye     bool   // it has ended in good order: it knows nothing and has nothing
+	removal uint64 // index of the entry that takes it out of the state; others wait for that. 0: none yet
+	until   int64  // ticks; when its lease is over if it is not heard
+	vols    map[objstore.VolumeID]struct{}
 }
 
 // load begins a leader's time with what is in the state.
@@ -64,7 +66,7 @@ func (h *holders) stepDown() (sessions []uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for s, k := range h.known {
-		if k.heard && !k.gone {
+		if k.heard && !k.bye {
 			sessions = append(sessions, s)
 		}
 	}
@@ -73,55 +75,128 @@ func (h *holders) stepDown() (sessions []uint64) {
 	return sessions
 }
 
-// forget takes in that a session knows nothing any more.
-func (h *holders) forget(session uint64, gone bool) {
+// goodbye takes in that a session ended in good order.
+func (h *holders) goodbye(session uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if k := h.known[session]; k != nil && k.heard {
-		k.vols, k.gone = nil, gone
+		k.vols, k.bye = nil, true
 		h.wake()
 	}
 }
 
-// note says that a session is about to learn something of a volume, and whether
-// it was in the state before.
-func (h *holders) note(session uint64, vol objstore.VolumeID, now int64, record bool) (known bool) {
+// standing is what a leader makes of a session.
+type standing int
+
+const (
+	stranger standing = iota // it has not asked in the group
+	unheard                  // it asked an earlier leader, and has not said yet what it has
+	over                     // its lease is, or it has said goodbye
+	good
+)
+
+// standing under mu.
+func (h *holders) standing(session uint64, now int64) standing {
+	k := h.known[session]
+	switch {
+	case k == nil:
+		return stranger
+	case k.bye || k.removal != 0 || !k.heard && now > k.until:
+		return over
+	case !k.heard:
+		return unheard
+	}
+	return good
+}
+
+// note says that a session is about to learn something of a volume, if it may.
+func (h *holders) note(session uint64, vol objstore.VolumeID, now int64) standing {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	k := h.known[session]
-	known = k != nil && !k.gone && (k.heard || now <= k.until)
-	if !known {
-		if !record || h.known == nil {
-			return false
-		}
-		k = &holder{}
-		h.known[session] = k
+	st := h.standing(session, now)
+	if st == good {
+		h.known[session].learn(vol)
 	}
-	if !k.heard {
-		k.heard = true
-		h.wake()
-	}
+	return st
+}
+
+func (k *holder) learn(vols ...objstore.VolumeID) {
 	if k.vols == nil {
 		k.vols = map[objstore.VolumeID]struct{}{}
 	}
-	k.vols[vol] = struct{}{}
-	return known
+	for _, v := range vols {
+		k.vols[v] = struct{}{}
+	}
 }
 
-// over takes out sessions whose record can go.
-func (h *holders) over(now int64) (sessions []uint64) {
+// add takes in a stranger that is about to learn something of a volume.
+func (h *holders) add(session uint64, vol objstore.VolumeID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	k := &holder{heard: true}
+	k.learn(vol)
+	h.known[session] = k
+	h.wake()
+}
+
+// resume makes a session one that was heard and must hear of volumes. said is
+// called before others go on.
+func (h *holders) resume(session uint64, vols []objstore.VolumeID, now int64, said func() error) (standing, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	st := h.standing(session, now)
+	if st != unheard && st != good {
+		return st, nil
+	}
+	if err := said(); err != nil {
+		return st, err
+	}
+	k := h.known[session]
+	k.heard = true
+	k.learn(vols...)
+	h.wake()
+	return good, nil
+}
+
+// over lists sessions whose record is to go.
+func (h *holders) over(now int64, alive func(session uint64) bool) (sessions []uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for s, k := range h.known {
-		if k.gone || !k.heard && now > k.until {
+		if k.removal == 0 && (k.bye || k.heard && !alive(s) || !k.heard && now > k.until) {
 			sessions = append(sessions, s)
-			delete(h.known, s)
 		}
 	}
-	if len(sessions) > 0 {
+	return sessions
+}
+
+// removing notes that the entry with this index takes out sessions' records.
+func (h *holders) removing(sessions []uint64, index uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range sessions {
+		if k := h.known[s]; k != nil {
+			k.removal = index
+		}
+	}
+}
+
+// removed lists the sessions that are not in the state any more. done is called
+// for each before others go on.
+func (h *holders) removed(committed uint64, done func(session uint64)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	any := false
+	for s, k := range h.known {
+		if k.removal != 0 && k.removal <= committed {
+			done(s)
+			delete(h.known, s)
+			any = true
+		}
+	}
+	if any {
 		h.wake()
 	}
-	return sessions
 }
 
 // drop forgets that a session was known.
@@ -133,59 +208,78 @@ func (h *holders) drop(session uint64) {
 }
 
 // others lists who may know something of a volume, and until when to wait for
-// those who have not been heard yet (0: for none).
-func (h *holders) others(vol objstore.VolumeID, self uint64, now int64) (tell []uint64, until int64, changed <-chan struct{}) {
+// those who may still take something there for their own (0: for none): who has
+// not been heard, and who has fallen silent, until its record is gone for good.
+// For as long as a next leader can find that record it believes what the session
+// says. leads is false when this is no leader any more.
+func (h *holders) others(vol objstore.VolumeID, self uint64, now int64, alive func(session uint64) bool) (tell []uint64, until int64, changed <-chan struct{}, leads bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for s, k := range h.known {
 		switch _, has := k.vols[vol]; {
-		case s == self || k.gone:
-		case !k.heard && now <= k.until:
-			until = max(until, k.until)
+		case s == self || k.bye:
+		case !k.heard:
+			until = max(until, k.until, now+1)
+		case k.removal != 0 || !alive(s):
+			until = max(until, now+1)
 		case has:
 			tell = append(tell, s)
 		}
 	}
-	return tell, until, h.changed
+	return tell, until, h.changed, h.known != nil
+}
+
+// under says why a request cannot be served under its lease. Unavailable: the
+// stream that it is made under has ended.
+func (o *OSD) under(l objstore.Lease) error {
+	if s := o.subs.get(l.Session); s == nil || s.id != l.Stream {
+		return fmt.Errorf("osd.%d: the stream of session %d has ended: %w", o.opt.ID, l.Session, objstore.Unavailable)
+	}
+	return nil
 }
 
 // hold notes that the request with ctx is about to learn something of a volume
-// from the group. known: the session had asked in the group before, and its
-// lease was not over since. Unavailable: the stream that the request is made
-// under has ended.
-func (o *OSD) hold(ctx context.Context, g *group, vol objstore.VolumeID) (known bool, err error) {
+// from the group. Unavailable: the stream that the request is made under has
+// ended, or the session has to say first what it has (Hold).
+func (o *OSD) hold(ctx context.Context, g *group, vol objstore.VolumeID) error {
 	lease, ok := objstore.LeaseOf(ctx)
 	if !ok {
-		return true, nil
+		return nil
 	}
-	s := o.subs.get(lease.Session)
-	if s == nil || s.id != lease.Stream {
-		return false, fmt.Errorf("osd.%d: the stream of session %d has ended: %w", o.opt.ID, lease.Session, objstore.Unavailable)
+	if err := o.under(lease); err != nil {
+		return err
 	}
 	now := o.ticks.Load()
-	if g.holders.note(lease.Session, vol, now, false) {
-		return true, nil
+	st := g.holders.note(lease.Session, vol, now)
+	if st == stranger {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if err := g.canLead(); err != nil {
+			return err
+		}
+		st = g.holders.note(lease.Session, vol, now)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if err := g.canLead(); err != nil {
-		return false, err
-	}
-	if g.holders.note(lease.Session, vol, now, true) {
-		return true, nil
+	switch st {
+	case good:
+		return nil
+	case stranger:
+	default:
+		return fmt.Errorf("osd.%d: session %d has not said what it has of placement group %d: %w", o.opt.ID, lease.Session, g.id, objstore.Unavailable)
 	}
 	// What is answered from here on waits for this entry, too.
+	g.holders.add(lease.Session, vol)
 	if _, err := g.propose(volume.Delta{{Key: holderKey(lease.Session), Value: []byte{1}}}); err != nil {
 		g.holders.drop(lease.Session)
-		return false, err
+		return err
 	}
-	return false, nil
+	return nil
 }
 
 // Hold says that the session of ctx's lease has forgotten what another OSD told
 // it of a placement group's volumes. known is false when its lease had ended
-// before: others may have changed what it took for its own. From now on it hears
-// of changes of vols. held are the locks it has in the group.
+// before: others may have changed what it took for its own, and it is a stranger
+// from now on. Else it hears of changes of vols. held are the locks it has in the
+// group. Unavailable: too early to say.
 func (o *OSD) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, held []locks.Held) (known bool, err error) {
 	g, err := o.group(pg)
 	if err != nil {
@@ -198,15 +292,15 @@ func (o *OSD) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, hel
 	if !ok {
 		return false, fmt.Errorf("no lease: %w", objstore.Invalid)
 	}
-	g.locks.assert(lease.Session, held) // before others go on
-	if known, err = o.hold(ctx, g, objstore.RootVolume); err != nil {
+	if err := o.under(lease); err != nil {
 		return false, err
 	}
-	if !known {
-		g.locks.drop(lease.Session)
+	st, err := g.holders.resume(lease.Session, vols, o.ticks.Load(), func() error { return g.locks.assert(lease, held) })
+	if err != nil {
+		return false, err
 	}
-	for _, v := range vols {
-		g.holders.note(lease.Session, v, o.ticks.Load(), false)
+	if st == over {
+		return false, fmt.Errorf("osd.%d: the lease of session %d is being ended: %w", o.opt.ID, lease.Session, objstore.Unavailable)
 	}
 	g.mu.RLock()
 	err, index := g.canLead(), g.executed
@@ -214,7 +308,7 @@ func (o *OSD) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, hel
 	if err != nil {
 		return false, err
 	}
-	return known, g.wait(ctx, index)
+	return st == good, g.wait(ctx, index)
 }
 
 // tell tells all other sessions that may know something of a volume what was
@@ -224,14 +318,30 @@ func (o *OSD) tell(ctx context.Context, g *group, vol objstore.VolumeID, self ui
 	if len(events) == 0 {
 		return nil, nil
 	}
+	sessions, err := o.listeners(ctx, g, vol, self)
+	if err != nil || len(sessions) == 0 {
+		return nil, err
+	}
+	if busy, err = o.push(ctx, vol, sessions, events); err != nil {
+		return nil, err
+	}
+	_, err = o.listeners(ctx, g, vol, self) // some may have fallen silent instead
+	return busy, err
+}
+
+// listeners lists the other sessions that may know something of a volume once
+// there are none whose lease is ending.
+func (o *OSD) listeners(ctx context.Context, g *group, vol objstore.VolumeID, self uint64) ([]uint64, error) {
 	for {
 		now := o.ticks.Load()
-		sessions, until, changed := g.holders.others(vol, self, now)
-		if until == 0 {
-			return o.push(ctx, g, vol, sessions, events)
+		sessions, until, changed, leads := g.holders.others(vol, self, now, o.subs.alive)
+		if leads && until == 0 {
+			return sessions, nil
 		}
-		if err := o.awaitHolders(ctx, until-now, changed); err != nil {
-			return nil, err
+		if leads {
+			if err := o.awaitHolders(ctx, until-now, changed); err != nil {
+				return nil, err
+			}
 		}
 		g.mu.RLock()
 		err := g.canLead()
@@ -242,20 +352,28 @@ func (o *OSD) tell(ctx context.Context, g *group, vol objstore.VolumeID, self ui
 	}
 }
 
-func (o *OSD) push(ctx context.Context, g *group, vol objstore.VolumeID, sessions []uint64, events []objstore.Event) (busy map[objstore.Ino]bool, err error) {
+// push has sessions take in events, all at once, and waits for them.
+func (o *OSD) push(ctx context.Context, vol objstore.VolumeID, sessions []uint64, events []objstore.Event) (busy map[objstore.Ino]bool, err error) {
 	type told struct {
-		s   *Subscription
-		seq uint64
-		ack <-chan objstore.Ack
+		session uint64
+		s       *Subscription
+		ack     <-chan objstore.Ack
+	}
+	send := func(session uint64) (told, bool) {
+		s := o.subs.get(session)
+		if s == nil {
+			return told{}, false
+		}
+		return told{session, s, s.push(objstore.Push{Volume: vol, Events: events})}, true
 	}
 	var wait []told
 	for _, session := range sessions {
-		if s := o.subs.get(session); s != nil {
-			seq, ack := s.push(objstore.Push{Volume: vol, Events: events})
-			wait = append(wait, told{s, seq, ack})
+		if t, ok := send(session); ok {
+			wait = append(wait, t)
 		}
 	}
-	for _, t := range wait {
+	for len(wait) > 0 {
+		t := wait[0]
 		select {
 		case a := <-t.ack:
 			for _, ino := range a.Busy {
@@ -264,19 +382,23 @@ func (o *OSD) push(ctx context.Context, g *group, vol objstore.VolumeID, session
 				}
 				busy[ino] = true
 			}
-		case <-t.s.gone:
+		case <-t.s.gone: // it may have begun another stream, and pages of before
+			if again, ok := send(t.session); ok {
+				wait = append(wait, again)
+			}
 		case <-ctx.Done():
-			err = fmt.Errorf("tell session %d of a change: %w: %w", t.s.session, objstore.Unavailable, context.Cause(ctx))
-			t.s.giveUp(t.seq)
+			return nil, fmt.Errorf("tell session %d of a change: %w: %w", t.session, objstore.Unavailable, context.Cause(ctx))
 		}
+		wait = wait[1:]
 	}
-	return busy, err
+	return busy, nil
 }
 
 // expireHolders removes the records of sessions that are no more. Called with
 // mu held, by the leader's tick.
 func (g *group) expireHolders(now int64) error {
-	over := g.holders.over(now)
+	g.holders.removed(g.committed, g.locks.drop)
+	over := g.holders.over(now, g.osd.subs.alive)
 	if len(over) == 0 {
 		return nil
 	}
@@ -284,11 +406,12 @@ func (g *group) expireHolders(now int64) error {
 	for _, s := range over {
 		delta = append(delta, volume.Write{Key: holderKey(s)})
 	}
-	if _, err := g.propose(delta); err != nil {
-		return err
+	index, err := g.propose(delta)
+	if err != nil {
+		g.osd.log.Debug("end leases", "pg", g.id, "err", err) // the next tick tries again, if this member leads then
+		return g.err
 	}
-	for _, s := range over {
-		g.locks.drop(s)
-	}
+	g.holders.removing(over, index)
+	g.osd.kickSync()
 	return nil
 }

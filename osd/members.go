@@ -181,6 +181,11 @@ func (g *group) tick(m *objstore.Map, now int64) error {
 	if err := g.process(); err != nil {
 		return err
 	}
+	if g.leads {
+		if err := g.expireHolders(now); err != nil {
+			return err
+		}
+	}
 	// Groups take turns: each looks at its members about once a second.
 	if (now+int64(g.id))%10 != 0 || g.role != raft.StateLeader {
 		return nil
@@ -195,9 +200,6 @@ func (g *group) tick(m *objstore.Map, now int64) error {
 			}
 		}
 		g.seen.expire(now)
-		if err := g.expireHolders(now); err != nil {
-			return err
-		}
 	}
 	return g.process()
 }

@@ -566,7 +566,7 @@ func (o *OSD) Apply(ctx context.Context, pg uint32, r objstore.Request, c objsto
 			return objstore.Result{}, err
 		}
 	}
-	if _, err := o.hold(ctx, g, c.Volume()); err != nil {
+	if err := o.hold(ctx, g, c.Volume()); err != nil {
 		return objstore.Result{}, err
 	}
 	if purge, ok := c.(objstore.Purge); ok {
@@ -574,7 +574,7 @@ func (o *OSD) Apply(ctx context.Context, pg uint32, r objstore.Request, c objsto
 			return objstore.Result{}, err
 		}
 	}
-	delta, res, at, err := g.apply(r, c, o.ticks.Load())
+	delta, res, at, err := g.apply(ctx, r, c)
 	if err != nil {
 		return objstore.Result{}, err
 	}
@@ -622,7 +622,7 @@ func (o *OSD) unlessOpen(ctx context.Context, g *group, self uint64, c objstore.
 }
 
 // apply works a change out and logs it.
-func (g *group) apply(r objstore.Request, c objstore.Change, now int64) (delta volume.Delta, res objstore.Result, at moment, err error) {
+func (g *group) apply(ctx context.Context, r objstore.Request, c objstore.Change) (delta volume.Delta, res objstore.Result, at moment, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err := g.waitRoom(); err != nil {
@@ -630,6 +630,12 @@ func (g *group) apply(r objstore.Request, c objstore.Change, now int64) (delta v
 	}
 	if err := g.canLead(); err != nil {
 		return nil, res, at, err
+	}
+	// Others go on when the lease is over, which is logged under mu.
+	if lease, ok := objstore.LeaseOf(ctx); ok {
+		if err := g.osd.under(lease); err != nil {
+			return nil, res, at, err
+		}
 	}
 	if r.Session != 0 {
 		if before, made, err := g.seen.result(&g.st, r); made || err != nil {
@@ -642,7 +648,7 @@ func (g *group) apply(r objstore.Request, c objstore.Change, now int64) (delta v
 	}
 	logged := delta
 	if r.Session != 0 {
-		logged = g.seen.keep(delta, r, res, now)
+		logged = g.seen.keep(delta, r, res, g.osd.ticks.Load())
 	}
 	index, err := g.propose(logged)
 	return delta, res, g.moment(index), err

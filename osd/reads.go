@@ -20,7 +20,7 @@ func read[T any](ctx context.Context, o *OSD, pg uint32, vol objstore.VolumeID, 
 	if err := g.confirm(ctx); err != nil {
 		return answer, err
 	}
-	if _, err := o.hold(ctx, g, vol); err != nil {
+	if err := o.hold(ctx, g, vol); err != nil {
 		return answer, err
 	}
 	g.mu.RLock()

@@ -9,8 +9,12 @@ import (
 	"pillarbox/objstore"
 )
 
-// leaseTicks is objstore.LeaseTime.
-const leaseTicks = int64(objstore.LeaseTime / tickEvery)
+// leaseTicks is objstore.LeaseTime. A client that is silent, or leaves a push
+// unanswered, has a little less, so that all is over by then.
+const (
+	leaseTicks = int64(objstore.LeaseTime / tickEvery)
+	lapseTicks = leaseTicks * 9 / 10
+)
 
 // Pushed is one message to a client that watches.
 type Pushed struct {
@@ -20,8 +24,8 @@ type Pushed struct {
 }
 
 // Subscription is a client's stream of pushes. The client is taken to know what
-// it was told until it acknowledges a push, begins another stream, or has not
-// been heard for the time of a lease.
+// it was told before until it acknowledges a push, or its lease is over: it has not
+// been heard for that time, or not acknowledged one.
 type Subscription struct {
 	o       *OSD
 	id      uint64
@@ -33,8 +37,14 @@ type Subscription struct {
 	last  uint64     // push
 	queue []Pushed
 	more  chan struct{}
-	acks  map[uint64]chan objstore.Ack
+	acks  map[uint64]unacked
 	ended bool
+}
+
+// unacked is a push whose acknowledgement has not come.
+type unacked struct {
+	done  chan<- objstore.Ack
+	since int64 // ticks
 }
 
 // subscriptions are those of the clients that are there, by session.
@@ -44,15 +54,14 @@ type subscriptions struct {
 	last uint64
 }
 
-// Subscribe begins a session's stream. By that the client says that it has
-// forgotten all it learned under an earlier one.
+// Subscribe begins a session's stream, in the place of an earlier one.
 func (o *OSD) Subscribe(session uint64) (*Subscription, error) {
 	if session == 0 {
 		return nil, fmt.Errorf("a stream of no session: %w", objstore.Invalid)
 	}
 	s := &Subscription{
 		o: o, session: session, gone: make(chan struct{}), heard: o.ticks.Load(),
-		more: make(chan struct{}, 1), acks: map[uint64]chan objstore.Ack{},
+		more: make(chan struct{}, 1), acks: map[uint64]unacked{},
 	}
 	o.subs.mu.Lock()
 	before := o.subs.m[session]
@@ -66,7 +75,6 @@ func (o *OSD) Subscribe(session uint64) (*Subscription, error) {
 	o.subs.mu.Unlock()
 	if before != nil {
 		before.end()
-		o.forget(session, false)
 	}
 	return s, nil
 }
@@ -87,9 +95,9 @@ func (s *Subscription) Ack(a objstore.Ack) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.heard = s.o.ticks.Load()
-	if done := s.acks[a.Seq]; done != nil {
+	if u, ok := s.acks[a.Seq]; ok {
 		delete(s.acks, a.Seq)
-		done <- a
+		u.done <- a
 	}
 }
 
@@ -115,16 +123,14 @@ func (s *Subscription) Next(ctx context.Context) ([]Pushed, error) {
 
 // Close ends the stream for good: the client has forgotten everything.
 func (s *Subscription) Close() {
-	s.o.subs.mu.Lock()
-	current := s.o.subs.m[s.session] == s
-	if current {
-		delete(s.o.subs.m, s.session)
+	if !s.o.subs.remove(s) {
+		return
 	}
-	s.o.subs.mu.Unlock()
+	for _, g := range s.o.hosted() {
+		g.holders.goodbye(s.session)
+		g.locks.drop(s.session)
+	}
 	s.end()
-	if current {
-		s.o.forget(s.session, true)
-	}
 }
 
 func (s *Subscription) end() {
@@ -144,22 +150,32 @@ func (s *Subscription) send(p Pushed) {
 }
 
 // push sends a push and returns where its acknowledgement will come.
-func (s *Subscription) push(p objstore.Push) (seq uint64, ack <-chan objstore.Ack) {
+func (s *Subscription) push(p objstore.Push) (ack <-chan objstore.Ack) {
 	done := make(chan objstore.Ack, 1)
 	s.mu.Lock()
 	s.last++
 	p.Seq = s.last
-	s.acks[p.Seq] = done
+	s.acks[p.Seq] = unacked{done, s.o.ticks.Load()}
 	s.queue = append(s.queue, Pushed{Push: &p})
 	s.mu.Unlock()
 	kick(s.more)
-	return p.Seq, done
+	return done
 }
 
-func (s *Subscription) giveUp(seq uint64) {
+// overdue says that the client's lease is over: it is silent, or lives and does
+// not take in what it is told.
+func (s *Subscription) overdue(now int64) bool {
 	s.mu.Lock()
-	delete(s.acks, seq)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if now-s.heard > lapseTicks {
+		return true
+	}
+	for _, u := range s.acks {
+		if now-u.since > lapseTicks {
+			return true
+		}
+	}
+	return false
 }
 
 // get is a session's stream, nil if it has none.
@@ -169,33 +185,33 @@ func (t *subscriptions) get(session uint64) *Subscription {
 	return t.m[session]
 }
 
-// lapse ends the streams of clients that have been silent for too long.
+func (t *subscriptions) alive(session uint64) bool { return t.get(session) != nil }
+
+// remove says whether the stream was its session's.
+func (t *subscriptions) remove(s *Subscription) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.m[s.session] != s {
+		return false
+	}
+	delete(t.m, s.session)
+	return true
+}
+
+// lapse ends the streams of clients whose lease is over. The groups' leaders see
+// that a session has none (holders.others).
 func (o *OSD) lapse(now int64) {
 	var over []*Subscription
 	o.subs.mu.Lock()
 	for session, s := range o.subs.m {
-		s.mu.Lock()
-		silent := now-s.heard > leaseTicks
-		s.mu.Unlock()
-		if silent {
+		if s.overdue(now) {
 			delete(o.subs.m, session)
 			over = append(over, s)
 		}
 	}
 	o.subs.mu.Unlock()
 	for _, s := range over {
-		o.log.Warn("a client has not been heard for the time of its lease", "session", s.session)
+		o.log.Warn("a client has not been heard, or has not taken in a change, for the time of its lease", "session", s.session)
 		s.end()
-		o.forget(s.session, true)
-	}
-}
-
-// forget takes in that a session knows nothing any more; gone: it is no more.
-func (o *OSD) forget(session uint64, gone bool) {
-	for _, g := range o.hosted() {
-		g.holders.forget(session, gone)
-		if gone {
-			g.locks.drop(session)
-		}
 	}
 }

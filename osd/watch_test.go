@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/locks"
+	"pillarbox/objstore/volume"
 )
 
 // listener is a client that watches one OSD. It acknowledges unless it is frozen.
@@ -179,7 +181,7 @@ func TestFrozenListener(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if waited := o.ticks.Load() - start; waited < leaseTicks-2 {
+	if waited := o.ticks.Load() - start; waited < lapseTicks-2 {
 		t.Errorf("waited for %d ticks only", waited)
 	}
 	if _, err := o.Apply(t.Context(), pg, objstore.Request{}, create("y"), objstore.Committed); err != nil {
@@ -217,6 +219,14 @@ func TestNewLeaderWaitsForListeners(t *testing.T) {
 	case <-time.After(500 * time.Millisecond):
 	}
 	again := listen(t, now, 11)
+	if _, err := now.GetAttr(again.ctx(t), pg, objstore.VolumeRoot(1)); !errors.Is(err, objstore.Unavailable) {
+		t.Errorf("asked before it said what it has: %v", err)
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("the change did not wait: %v", err)
+	default:
+	}
 	known, err := now.Hold(again.ctx(t), pg, []objstore.VolumeID{1}, nil)
 	if err != nil || !known {
 		t.Fatalf("known %v, %v", known, err)
@@ -233,5 +243,137 @@ func TestNewLeaderWaitsForListeners(t *testing.T) {
 	stranger := listen(t, now, 14)
 	if known, err := now.Hold(stranger.ctx(t), pg, nil, nil); err != nil || known {
 		t.Errorf("a session that never asked: known %v, %v", known, err)
+	}
+}
+
+// TestDeafListener: who lives but does not take in a push loses its lease as one
+// who is silent does, whatever became of those who waited for it; no later leader
+// believes what it has.
+func TestDeafListener(t *testing.T) {
+	f := newFabric(t, 1)
+	f.makeVolumes(0, 1)
+	o, pg := f.osds[0], f.m.Group(1)
+	l := listen(t, o, 11)
+	l.frozen = true
+	if _, err := o.GetAttr(l.ctx(t), pg, objstore.VolumeRoot(1)); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var beating sync.WaitGroup
+	beating.Go(func() {
+		for {
+			select {
+			case <-time.After(100 * time.Millisecond):
+				l.sub.Heard(1)
+			case <-stop:
+				return
+			}
+		}
+	})
+	defer beating.Wait()
+	defer close(stop)
+	req := objstore.Request{Session: 12, Seq: 1}
+	impatient, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := o.Apply(impatient, pg, req, create("x"), objstore.Committed)
+		done <- err
+	}()
+	f.eventually("it is told", func() bool { return l.events() == 1 })
+	cancel()
+	if err := <-done; !errors.Is(err, objstore.Unavailable) {
+		t.Errorf("the change did not wait: %v", err)
+	}
+	start := o.ticks.Load()
+	if _, err := o.Apply(t.Context(), pg, req, create("x"), objstore.Committed); err != nil {
+		t.Fatal(err)
+	}
+	if waited := o.ticks.Load() - start; waited > leaseTicks {
+		t.Errorf("waited for %d ticks", waited)
+	}
+	if err := o.View(pg, func(v volume.View) error {
+		if b, err := v.Get(holderKey(11)); err != nil || b != nil {
+			t.Errorf("its record is there when others go on: %v, %v", b, err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.GetAttr(l.ctx(t), pg, objstore.VolumeRoot(1)); !errors.Is(err, objstore.Unavailable) {
+		t.Errorf("under a lapsed lease: %v", err)
+	}
+	again := listen(t, o, 11)
+	for range 2 { // an answer may be lost
+		if known, err := o.Hold(again.ctx(t), pg, nil, nil); err != nil || known {
+			t.Errorf("after its lease was over: known %v, %v", known, err)
+		}
+	}
+}
+
+// TestNextStream: who begins another stream hears by that of what it did not take
+// in by the one before.
+func TestNextStream(t *testing.T) {
+	f := newFabric(t, 1)
+	f.makeVolumes(0, 1)
+	o, pg := f.osds[0], f.m.Group(1)
+	l := listen(t, o, 11)
+	l.frozen = true
+	if _, err := o.GetAttr(l.ctx(t), pg, objstore.VolumeRoot(1)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := o.Apply(t.Context(), pg, objstore.Request{}, create("x"), objstore.Committed)
+		done <- err
+	}()
+	f.eventually("it is told", func() bool { return l.events() == 1 })
+	again := listen(t, o, 11)
+	f.eventually("it is told again", func() bool { return again.events() == 1 })
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Apply(t.Context(), pg, objstore.Request{}, create("y"), objstore.Committed); err != nil {
+		t.Fatal(err)
+	}
+	if again.events() != 2 {
+		t.Errorf("heard of %d changes, not 2", again.events())
+	}
+}
+
+// TestLockTurns: what a session asked for, or said, before it last said which
+// locks it has comes too late.
+func TestLockTurns(t *testing.T) {
+	f := newFabric(t, 1)
+	f.makeVolumes(0, 1)
+	o, pg := f.osds[0], f.m.Group(1)
+	l, other := listen(t, o, 11), listen(t, o, 12)
+	ino := objstore.VolumeRoot(1)
+	turn := func(n uint64) context.Context {
+		return objstore.WithLease(t.Context(), objstore.Lease{Session: 11, Stream: l.sub.ID(), Turn: n})
+	}
+	lock := func(ctx context.Context, session uint64, write bool) (locks.Answer, error) {
+		return o.Lock(ctx, pg, locks.Request{Op: locks.Try, Ino: ino, Lock: locks.Lock{
+			Owner: locks.Owner{Session: session, ID: 1}, Write: write, End: 9}})
+	}
+	if a, err := lock(turn(1), 11, true); err != nil || !a.Granted {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if known, err := o.Hold(turn(2), pg, nil, nil); err != nil || !known {
+		t.Fatalf("known %v, %v", known, err)
+	}
+	if a, err := lock(other.ctx(t), 12, true); err != nil || !a.Granted {
+		t.Fatalf("a lock that its holder does not know of: %+v, %v", a, err)
+	}
+	if _, err := o.Lock(other.ctx(t), pg, locks.Request{Op: locks.Unlock, Ino: ino, Lock: locks.Lock{Owner: locks.Owner{ID: 1}, End: 9}}); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := lock(turn(1), 11, true); !errors.Is(err, objstore.Unavailable) {
+		t.Errorf("a late request: %+v, %v", a, err)
+	}
+	if _, err := o.Hold(turn(1), pg, nil, nil); !errors.Is(err, objstore.Unavailable) {
+		t.Errorf("a late word of which locks there are: %v", err)
+	}
+	if a, err := lock(turn(2), 11, true); err != nil || !a.Granted {
+		t.Fatalf("%+v, %v", a, err)
 	}
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 
 	"pillarbox/objstore"
@@ -15,13 +16,59 @@ type heldLocks struct {
 	mu    sync.Mutex
 	table locks.Table
 	lost  map[objstore.Ino]bool // had locks when the lease was over
+	turn  uint64                // of telling any leader
+	turns map[uint32]uint64     // by placement group: the last
+	waits uint64
 }
 
-// of lists the locks in some volumes.
-func (h *heldLocks) of(in func(objstore.VolumeID) bool) []locks.Held {
+// say lists the locks in a placement group to be told to its leader. What was
+// asked for in an earlier turn, and not noted yet, must be asked for again.
+func (h *heldLocks) say(pg uint32, in func(objstore.VolumeID) bool) (turn uint64, held []locks.Held) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.table.All(func(ino objstore.Ino) bool { return in(ino.Volume()) })
+	if h.turns == nil {
+		h.turns = map[uint32]uint64{}
+	}
+	h.turn++
+	h.turns[pg] = h.turn
+	return h.turn, h.table.All(func(ino objstore.Ino) bool { return in(ino.Volume()) })
+}
+
+func (h *heldLocks) turnOf(pg uint32) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.turns[pg]
+}
+
+// note takes in what was granted in a turn. False: that turn is over, and the
+// leader of now may not know of it.
+func (h *heldLocks) note(pg uint32, turn uint64, r locks.Request) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.turns[pg] != turn {
+		return false
+	}
+	h.table.Set(r.Ino, r.Lock)
+	return true
+}
+
+func (h *heldLocks) clear(r locks.Request) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.table.Clear(r.Ino, r.Lock.Owner, r.Lock.Start, r.Lock.End)
+}
+
+func (h *heldLocks) of(r locks.Request) []locks.Lock {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.table.Of(r.Ino, r.Lock.Owner)
+}
+
+func (h *heldLocks) nextWait() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waits++
+	return h.waits
 }
 
 // lose notes that the locks in some volumes may be others' by now.
@@ -44,19 +91,19 @@ func (c *Client) Locked(ino objstore.Ino) bool {
 	return c.locks.table.Any(ino)
 }
 
-// LostLock says whether locks of the inode were lost with the lease, unknown to
-// those who had them.
+// found ends LostLock: those who had locks in some volumes know.
+func (h *heldLocks) found(in func(objstore.VolumeID) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	maps.DeleteFunc(h.lost, func(ino objstore.Ino, _ bool) bool { return in(ino.Volume()) })
+}
+
+// LostLock says, while the Watcher is told that a lease was over, whether locks
+// of the inode were lost with it.
 func (c *Client) LostLock(ino objstore.Ino) bool {
 	c.locks.mu.Lock()
 	defer c.locks.mu.Unlock()
 	return c.locks.lost[ino]
-}
-
-// ForgetLock ends LostLock: nobody has the inode open any more.
-func (c *Client) ForgetLock(ino objstore.Ino) {
-	c.locks.mu.Lock()
-	defer c.locks.mu.Unlock()
-	delete(c.locks.lost, ino)
 }
 
 // Lock tests, sets or clears a lock. A request that waits ends with ctx, and
@@ -64,58 +111,87 @@ func (c *Client) ForgetLock(ino objstore.Ino) {
 func (c *Client) Lock(ctx context.Context, r locks.Request) (locks.Answer, error) {
 	r.Lock.Owner.Session = c.session.ID
 	pg := c.pg(r.Ino)
+	if r.Op == locks.Wait {
+		r.Wait = c.locks.nextWait()
+	}
+	if err := c.convert(ctx, pg, r); err != nil {
+		return locks.Answer{}, err
+	}
+	if r.Op == locks.Unlock {
+		c.locks.clear(r) // whatever comes, no leader is told of it any more
+	}
 	for {
-		// An answer may be on its way when ctx ends: it is waited for.
-		a, err := ask(context.WithoutCancel(ctx), c, pg, func(ctx context.Context, osd OSD) (locks.Answer, error) {
+		a, err := c.tryLock(ctx, pg, r)
+		switch {
+		case err != nil || a.Granted || r.Op != locks.Wait:
+			return a, err
+		case !r.Lock.Owner.Flock && c.deadlocked(ctx, r):
+			return a, fmt.Errorf("lock inode %v: %w", r.Ino, objstore.Deadlock)
+		}
+	}
+}
+
+// tryLock asks the leader once, and takes note of what it grants. When the answer
+// does not come, or nobody waits for it any more, the leader is told anew which
+// locks there are, and so that this one is not among them.
+func (c *Client) tryLock(ctx context.Context, pg uint32, r locks.Request) (locks.Answer, error) {
+	if r.Op != locks.Wait {
+		ctx = context.WithoutCancel(ctx)
+	}
+	for {
+		var turn uint64
+		a, err := ask(ctx, c, pg, func(ctx context.Context, osd OSD) (locks.Answer, error) {
 			w, ok := osd.(Watchable)
 			if !ok {
 				return locks.Answer{}, fmt.Errorf("lock inode %v: the kernel has the locks of this store: %w", r.Ino, objstore.Unsupported)
 			}
-			return w.Lock(ctx, pg, r)
+			turn = c.locks.turnOf(pg)
+			lease, _ := objstore.LeaseOf(ctx)
+			lease.Turn = turn
+			return w.Lock(objstore.WithLease(ctx, lease), pg, r)
 		})
-		if err != nil {
-			return a, err
-		}
 		switch {
-		case a.Granted && ctx.Err() != nil && r.Op == locks.Wait:
-			return a, c.giveBack(ctx, pg, r)
-		case a.Granted && r.Op != locks.Test:
-			c.noteLock(r)
-			return a, nil
-		case a.Granted || r.Op != locks.Wait:
-			return a, nil
 		case ctx.Err() != nil:
-			return a, context.Cause(ctx)
+			c.sayLocksAgain(pg)
+			return locks.Answer{}, context.Cause(ctx)
+		case err != nil:
+			if kindOf(err) == objstore.Unavailable && r.Op != locks.Test {
+				c.sayLocksAgain(pg)
+			}
+			return a, err
+		case !a.Granted || r.Op == locks.Test || r.Op == locks.Unlock || c.locks.note(pg, turn, r):
+			return a, nil
 		}
 	}
 }
 
-func (c *Client) noteLock(r locks.Request) {
-	c.locks.mu.Lock()
-	defer c.locks.mu.Unlock()
-	if r.Op == locks.Unlock {
-		c.locks.table.Clear(r.Ino, r.Lock.Owner, r.Lock.Start, r.Lock.End)
-	} else {
-		c.locks.table.Set(r.Ino, r.Lock)
+// sayLocksAgain has the leader of a placement group told which locks there are
+// before it is asked anything else.
+func (c *Client) sayLocksAgain(pg uint32) {
+	c.watch.mu.Lock()
+	defer c.watch.mu.Unlock()
+	if s := c.watch.holding(pg).from; s != nil {
+		s.lost[pg]++
+		c.resumeLater([]uint32{pg})
 	}
 }
 
-// giveBack undoes a lock that was granted to somebody who waits no more.
-func (c *Client) giveBack(ctx context.Context, pg uint32, r locks.Request) error {
-	c.locks.mu.Lock()
-	before := c.locks.table.Of(r.Ino, r.Lock.Owner)
-	c.locks.mu.Unlock()
-	undo := []locks.Request{{Op: locks.Unlock, Ino: r.Ino, Lock: r.Lock}}
-	for _, l := range before {
-		undo = append(undo, locks.Request{Op: locks.Try, Ino: r.Ino, Lock: l})
+// convert lets a lock of flock(2) go before one of the other kind is asked for,
+// as the system call does: two who have it to read and wait to write would wait
+// for ever.
+func (c *Client) convert(ctx context.Context, pg uint32, r locks.Request) error {
+	if !r.Lock.Owner.Flock || r.Op != locks.Try && r.Op != locks.Wait {
+		return nil
 	}
-	for _, u := range undo {
-		_, err := ask(context.WithoutCancel(ctx), c, pg, func(ctx context.Context, osd OSD) (locks.Answer, error) {
-			return osd.(Watchable).Lock(ctx, pg, u)
-		})
-		if err != nil {
-			return fmt.Errorf("give a lock of inode %v back: %w", r.Ino, err)
+	for _, l := range c.locks.of(r) {
+		if l.Write == r.Lock.Write {
+			continue
+		}
+		u := locks.Request{Op: locks.Unlock, Ino: r.Ino, Lock: l}
+		c.locks.clear(u)
+		if _, err := c.tryLock(ctx, pg, u); err != nil {
+			return err
 		}
 	}
-	return context.Cause(ctx)
+	return nil
 }

@@ -137,7 +137,11 @@ func (c *Client) apply(ctx context.Context, ch objstore.Change, p objstore.Promi
 	seq := c.seqs.begin()
 	defer c.seqs.end(seq)
 	q := c.cache.begin(ch.Volume())
+	fences := c.pinned(ctx, pg)
 	r, err := ask(ctx, c, pg, func(ctx context.Context, osd OSD) (objstore.Result, error) {
+		if c.fences(pg) != fences {
+			return objstore.Result{}, fmt.Errorf("the lease was over before the change was made: %w", objstore.Fenced)
+		}
 		return osd.Apply(ctx, pg, objstore.Request{Session: c.session.ID, Seq: seq, Ack: c.seqs.ack()}, ch, p)
 	})
 	c.cache.changed(q, c.under(pg), ch, r, err)

@@ -26,6 +26,8 @@ type Watchable interface {
 	// Lock tests, sets or clears a lock under ctx's lease. One that was waited for
 	// in vain is to be asked for again. Deadlock.
 	Lock(ctx context.Context, pg uint32, r locks.Request) (locks.Answer, error)
+	// Waits lists who waits for whose fcntl locks in the groups that the OSD leads.
+	Waits(ctx context.Context) ([]locks.Waiting, error)
 }
 
 // Watching is what a stream calls, one after the other.
@@ -62,8 +64,29 @@ func (c *Client) SetWatcher(w Watcher) {
 type watches struct {
 	mu      sync.Mutex
 	to      Watcher
-	streams map[int]*stream    // by OSD
-	held    map[uint32]*stream // under which a placement group's volumes are known
+	streams map[int]*stream     // by OSD
+	held    map[uint32]*holding // by placement group
+}
+
+// holding is how a placement group's volumes are known.
+type holding struct {
+	from    *stream
+	learned bool          // something is known; else it was only asked
+	fences  uint64        // how often the lease was over, so that others may have changed what was known
+	turn    chan struct{} // has room for who goes over to another leader
+}
+
+// holding of a group, made if need be. Under mu.
+func (w *watches) holding(pg uint32) *holding {
+	h := w.held[pg]
+	if h == nil {
+		if w.held == nil {
+			w.held = map[uint32]*holding{}
+		}
+		h = &holding{turn: make(chan struct{}, 1)}
+		w.held[pg] = h
+	}
+	return h
 }
 
 // stream is one with one OSD.
@@ -72,8 +95,8 @@ type stream struct {
 	id    uint64
 	begun chan struct{} // closed when id is known, or it has ended
 	ended chan struct{}
-	lost  map[uint32]bool // under watches.mu: placement groups that the OSD led
-	until atomic.Int64    // what it told is good, in nanoseconds since started
+	lost  map[uint32]int // under watches.mu: placement groups that it must be told anew what is known of, or another, and how often that came up
+	until atomic.Int64   // what it told is good, in nanoseconds since started
 }
 
 // started is the zero of streams' times, which must not jump as the clock may.
@@ -112,11 +135,7 @@ func (c *Client) leased(ctx context.Context, pg uint32, id int, osd OSD) (_ cont
 		return nil, nil, err
 	}
 	ctx = objstore.WithLease(ctx, objstore.Lease{Session: c.session.ID, Stream: s.id})
-	c.watch.mu.Lock()
-	before := c.watch.held[pg]
-	moved := before != nil && (before != s || s.lost[pg])
-	c.watch.mu.Unlock()
-	if moved {
+	if !c.goesBy(pg, s) {
 		if err := c.resume(ctx, pg, s, w, to); err != nil {
 			return nil, nil, err
 		}
@@ -124,18 +143,28 @@ func (c *Client) leased(ctx context.Context, pg uint32, id int, osd OSD) (_ cont
 	return ctx, func() { c.learned(pg, s) }, nil
 }
 
+// goesBy says whether the volumes of a placement group are known under a stream.
+// Those of which nothing is known are from now on.
+func (c *Client) goesBy(pg uint32, s *stream) bool {
+	c.watch.mu.Lock()
+	defer c.watch.mu.Unlock()
+	h := c.watch.holding(pg)
+	if h.from == nil {
+		h.from = s // the answer may be lost, and another lead when it is asked for again
+	}
+	return h.from == s && s.lost[pg] == 0
+}
+
 // learned notes that something of a placement group is known under a stream.
 func (c *Client) learned(pg uint32, s *stream) {
 	c.watch.mu.Lock()
 	defer c.watch.mu.Unlock()
-	if c.watch.held == nil {
-		c.watch.held = map[uint32]*stream{}
-	}
-	if c.watch.held[pg] != nil {
+	h := c.watch.holding(pg)
+	if h.learned {
 		return
 	}
-	c.watch.held[pg] = s
-	if s.over() || s.lost[pg] {
+	h.learned = true
+	if h.from != s || s.over() || s.lost[pg] > 0 {
 		c.resumeLater([]uint32{pg})
 	}
 }
@@ -145,31 +174,93 @@ func (c *Client) learned(pg uint32, s *stream) {
 func (c *Client) under(pg uint32) *stream {
 	c.watch.mu.Lock()
 	defer c.watch.mu.Unlock()
-	s := c.watch.held[pg]
-	if s == nil || s.lost[pg] || !s.live() {
+	h := c.watch.held[pg]
+	if h == nil || h.from == nil || !h.learned || h.from.lost[pg] > 0 || !h.from.live() {
 		return nil
 	}
-	return s
+	return h.from
 }
 
-// resume goes over to another leader, or another stream of the same.
+// Leased says whether what is known of a volume may be served: others cannot
+// have changed it without this client knowing.
+func (c *Client) Leased(v objstore.VolumeID) bool {
+	e := c.now.Load()
+	return e.only != nil || !c.cache.on.Load() || c.under(e.Group(v)) != nil
+}
+
+type pinKey struct{}
+
+// Pin makes changes of a volume with the returned context ones that belong to
+// the lease of now: should it end before they are made, they fail with Fenced.
+func (c *Client) Pin(ctx context.Context, v objstore.VolumeID) context.Context {
+	e := c.now.Load()
+	if e.only != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, pinKey{}, c.fences(e.Group(v)))
+}
+
+// pinned is how often the lease was over when a change with ctx was begun.
+func (c *Client) pinned(ctx context.Context, pg uint32) uint64 {
+	if n, ok := ctx.Value(pinKey{}).(uint64); ok {
+		return n
+	}
+	return c.fences(pg)
+}
+
+func (c *Client) fences(pg uint32) uint64 {
+	c.watch.mu.Lock()
+	defer c.watch.mu.Unlock()
+	if h := c.watch.held[pg]; h != nil {
+		return h.fences
+	}
+	return 0
+}
+
+// resume goes over to another leader, or another stream of the same. One at a
+// time does so: what a second one would say of the locks held may be out of date.
 func (c *Client) resume(ctx context.Context, pg uint32, s *stream, w Watchable, to Watcher) error {
+	c.watch.mu.Lock()
+	h := c.watch.holding(pg)
+	c.watch.mu.Unlock()
+	select {
+	case h.turn <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", objstore.Unavailable, context.Cause(ctx))
+	}
+	defer func() { <-h.turn }()
+	if c.goesBy(pg, s) {
+		return nil
+	}
 	in := func(v objstore.VolumeID) bool { return c.now.Load().Group(v) == pg }
 	c.cache.void(in)
 	to.Void(in, false)
-	known, err := w.Hold(ctx, pg, to.Known(in), c.locks.of(in))
+	c.watch.mu.Lock()
+	learned, lost := h.learned, s.lost[pg]
+	c.watch.mu.Unlock()
+	turn, held := c.locks.say(pg, in)
+	known, err := w.Hold(objstore.WithLease(ctx, objstore.Lease{Session: c.session.ID, Stream: s.id, Turn: turn}), pg, to.Known(in), held)
 	if err != nil {
 		return err
 	}
-	if !known {
+	if !known && learned {
 		c.opt.Log.Warn("the lease was over: what was not committed is given up", "pg", pg, "osd", s.osd)
 		c.locks.lose(in)
 		to.Void(in, true)
+		c.locks.found(in)
 	}
 	c.watch.mu.Lock()
 	defer c.watch.mu.Unlock()
-	c.watch.held[pg] = s
-	delete(s.lost, pg)
+	if !known && learned {
+		h.fences++ // after what was not committed is gone
+	}
+	if !known {
+		h.learned = false
+	}
+	h.from = s
+	if s.lost[pg] == lost { // else it lost the lead since
+		delete(s.lost, pg)
+	}
 	return nil
 }
 
@@ -191,7 +282,7 @@ func (c *Client) stream(ctx context.Context, id int, w Watchable) (*stream, erro
 	c.watch.mu.Lock()
 	s := c.watch.streams[id]
 	if s == nil {
-		s = &stream{osd: id, begun: make(chan struct{}), ended: make(chan struct{}), lost: map[uint32]bool{}}
+		s = &stream{osd: id, begun: make(chan struct{}), ended: make(chan struct{}), lost: map[uint32]int{}}
 		if !c.start(func() { c.follow(s, w) }) {
 			c.watch.mu.Unlock()
 			return nil, errClosed
@@ -233,9 +324,9 @@ func (c *Client) follow(s *stream, w Watchable) {
 			c.cache.void(func(v objstore.VolumeID) bool { return slices.Contains(pgs, m.Group(v)) })
 			c.watch.mu.Lock()
 			for _, pg := range pgs {
-				s.lost[pg] = true
+				s.lost[pg]++
 			}
-			pgs = slices.DeleteFunc(slices.Clone(pgs), func(pg uint32) bool { return c.watch.held[pg] != s })
+			pgs = slices.DeleteFunc(slices.Clone(pgs), func(pg uint32) bool { return c.watch.holding(pg).from != s })
 			c.watch.mu.Unlock()
 			c.resumeLater(pgs)
 		},
@@ -246,8 +337,8 @@ func (c *Client) follow(s *stream, w Watchable) {
 		delete(c.watch.streams, s.osd)
 	}
 	var pgs []uint32
-	for pg, held := range c.watch.held {
-		if held == s {
+	for pg, h := range c.watch.held {
+		if h.from == s {
 			pgs = append(pgs, pg)
 		}
 	}

@@ -57,6 +57,10 @@ func (w *watched) Lock(ctx context.Context, _ uint32, _ locks.Request) (locks.An
 	return locks.Answer{}, w.enter(ctx, "Lock")
 }
 
+func (w *watched) Waits(ctx context.Context) ([]locks.Waiting, error) {
+	return nil, w.enter(ctx, "Waits")
+}
+
 // push tells all streams of a change and waits until they have taken it in.
 func (w *watched) push(p objstore.Push) {
 	w.mu.Lock()

@@ -162,6 +162,14 @@ type Request struct {
 	Op   Op
 	Ino  objstore.Ino
 	Lock Lock
+	Wait uint64 // numbers a session's waits: the same wait may take several requests
+}
+
+// Waiting is an owner that waits, and for whom.
+type Waiting struct {
+	Owner Owner
+	Wait  uint64
+	For   []Owner
 }
 
 // Answer says whether the lock was set, or would be; or else what was in the way.

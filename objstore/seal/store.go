@@ -21,7 +21,8 @@ type Base interface {
 	Lock(ctx context.Context, r locks.Request) (locks.Answer, error)
 	Locked(ino objstore.Ino) bool
 	LostLock(ino objstore.Ino) bool
-	ForgetLock(ino objstore.Ino)
+	Leased(v objstore.VolumeID) bool
+	Pin(ctx context.Context, v objstore.VolumeID) context.Context
 	MakeAccount(ctx context.Context, c objstore.Create, p objstore.Promise) (objstore.Result, error)
 }
 

@@ -35,15 +35,17 @@ type locking interface {
 	Lock(ctx context.Context, r locks.Request) (locks.Answer, error)
 	Locked(ino objstore.Ino) bool
 	LostLock(ino objstore.Ino) bool
-	ForgetLock(ino objstore.Ino)
+	Leased(v objstore.VolumeID) bool
+	Pin(ctx context.Context, v objstore.VolumeID) context.Context
 	MakeAccount(ctx context.Context, c objstore.Create, p objstore.Promise) (objstore.Result, error)
 }
 
 type unlocked struct{ locking }
 
-func (unlocked) LostLock(objstore.Ino) bool { return false }
-func (unlocked) Locked(objstore.Ino) bool   { return false }
-func (unlocked) ForgetLock(objstore.Ino)    {}
+func (unlocked) LostLock(objstore.Ino) bool                                   { return false }
+func (unlocked) Locked(objstore.Ino) bool                                     { return false }
+func (unlocked) Leased(objstore.VolumeID) bool                                { return true }
+func (unlocked) Pin(ctx context.Context, _ objstore.VolumeID) context.Context { return ctx }
 
 // open makes another client of a store.
 func open(t *testing.T, mem *storetest.Store, keyFile string) *seal.Store {

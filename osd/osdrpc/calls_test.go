@@ -81,8 +81,9 @@ func TestCalls(t *testing.T) {
 		lock.Start, lock.End = min(lock.Start, lock.End), max(lock.Start, lock.End)
 		held := []locks.Held{{Ino: ino, Lock: lock}}
 		check("Hold", true, func() (any, error) { return c.Hold(ctx, pg, []objstore.VolumeID{vol}, held) }, pg, []objstore.VolumeID{vol}, held)
-		ask := locks.Request{Op: locks.Wait, Ino: ino, Lock: lock}
+		ask := locks.Request{Op: locks.Wait, Ino: ino, Lock: lock, Wait: r.Uint64()}
 		check("Lock", locks.Answer{Holder: lock}, func() (any, error) { return c.Lock(ctx, pg, ask) }, pg, ask)
+		check("Waits", random[[]locks.Waiting](r), func() (any, error) { return c.Waits(ctx) })
 		check("HasChunks", make([]bool, len(ids)), func() (any, error) { return c.HasChunks(ctx, ids) }, ids)
 		check("DropChunks", nil, func() (any, error) { return nil, c.DropChunks(ctx, ids) }, ids)
 		wanted := make([]bool, len(ids))

@@ -97,6 +97,10 @@ func (f *fake) Lock(ctx context.Context, pg uint32, r locks.Request) (locks.Answ
 	return ret[locks.Answer](f.call(ctx, "Lock", pg, r))
 }
 
+func (f *fake) Waits(ctx context.Context) ([]locks.Waiting, error) {
+	return ret[[]locks.Waiting](f.call(ctx, "Waits"))
+}
+
 func (f *fake) Scrub(ctx context.Context) (osd.Scrubbed, error) {
 	return ret[osd.Scrubbed](f.call(ctx, "Scrub"))
 }

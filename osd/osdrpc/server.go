@@ -25,6 +25,7 @@ type Backend interface {
 	osd.Peer
 	Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, held []locks.Held) (known bool, err error)
 	Lock(ctx context.Context, pg uint32, r locks.Request) (locks.Answer, error)
+	Waits(ctx context.Context) ([]locks.Waiting, error)
 	Scrub(ctx context.Context) (osd.Scrubbed, error)
 	Subscribe(session uint64) (*osd.Subscription, error)
 	// Step takes in raft's messages from another OSD, in the order it sent them.

@@ -2,7 +2,6 @@ package osdrpc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -24,7 +23,7 @@ const leaseKey = "pillarbox-lease"
 
 func sendLease(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	if l, ok := objstore.LeaseOf(ctx); ok {
-		ctx = metadata.AppendToOutgoingContext(ctx, leaseKey, fmt.Sprintf("%x.%x", l.Session, l.Stream))
+		ctx = metadata.AppendToOutgoingContext(ctx, leaseKey, fmt.Sprintf("%x.%x.%x", l.Session, l.Stream, l.Turn))
 	}
 	return invoke(ctx, method, req, reply, cc, opts...)
 }
@@ -36,12 +35,15 @@ func receiveLease(ctx context.Context) (context.Context, error) {
 	if len(v) == 0 {
 		return ctx, nil
 	}
-	session, stream, ok := strings.Cut(v[0], ".")
-	l := objstore.Lease{}
-	var err, err2 error
-	l.Session, err = strconv.ParseUint(session, 16, 64)
-	l.Stream, err2 = strconv.ParseUint(stream, 16, 64)
-	if !ok || len(v) > 1 || errors.Join(err, err2) != nil {
+	var l objstore.Lease
+	parts := strings.Split(v[0], ".")
+	var err error
+	for i, to := range []*uint64{&l.Session, &l.Stream, &l.Turn} {
+		if i < len(parts) && err == nil {
+			*to, err = strconv.ParseUint(parts[i], 16, 64)
+		}
+	}
+	if err != nil || len(parts) != 3 || len(v) > 1 {
 		return nil, fmt.Errorf("lease %q: %w", v, objstore.Invalid)
 	}
 	return objstore.WithLease(ctx, l), nil
@@ -58,56 +60,6 @@ func (c *Conn) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, he
 	}
 	m, err := c.osd().Hold(ctx, req)
 	return m.GetKnown(), c.fail(ctx, err)
-}
-
-// Lock implements client.Watchable.
-func (c *Conn) Lock(ctx context.Context, pg uint32, r locks.Request) (locks.Answer, error) {
-	m, err := c.osd().Lock(ctx, &osdv1.LockRequest{Pg: pg, Op: uint32(r.Op), Ino: uint64(r.Ino), Lock: lockToWire(r.Lock)})
-	if err != nil {
-		return locks.Answer{}, c.fail(ctx, err)
-	}
-	a := locks.Answer{Granted: m.GetGranted()}
-	if !a.Granted {
-		var d decoder
-		if a.Holder = d.lock(m.GetHolder()); d.err != nil {
-			return a, c.bad("%v", d.err)
-		}
-	}
-	return a, nil
-}
-
-func lockToWire(l locks.Lock) *osdv1.FileLock {
-	return &osdv1.FileLock{
-		Session: l.Owner.Session, Owner: l.Owner.ID, Flock: l.Owner.Flock, Pid: l.Pid, Write: l.Write, Start: l.Start, End: l.End,
-	}
-}
-
-func (d *decoder) lock(m *osdv1.FileLock) locks.Lock {
-	if m == nil || m.GetStart() > m.GetEnd() {
-		d.fail(objstore.Invalid, "lock of bytes %d to %d", m.GetStart(), m.GetEnd())
-	}
-	return locks.Lock{
-		Owner: locks.Owner{Session: m.GetSession(), ID: m.GetOwner(), Flock: m.GetFlock()},
-		Pid:   m.GetPid(), Write: m.GetWrite(), Start: m.GetStart(), End: m.GetEnd(),
-	}
-}
-
-// Lock implements the service.
-func (o *osdService) Lock(ctx context.Context, m *osdv1.LockRequest) (*osdv1.LockAnswer, error) {
-	var d decoder
-	r := locks.Request{Ino: objstore.Ino(m.GetIno()), Lock: d.lock(m.GetLock())}
-	if m.GetOp() > uint32(locks.Unlock) {
-		d.fail(objstore.Invalid, "lock operation %d", m.GetOp())
-	}
-	if d.err != nil {
-		return nil, d.err
-	}
-	r.Op = locks.Op(m.GetOp())
-	a, err := o.s.backend.Lock(ctx, m.GetPg(), r)
-	if err != nil {
-		return nil, err
-	}
-	return &osdv1.LockAnswer{Granted: a.Granted, Holder: lockToWire(a.Holder)}, nil
 }
 
 // Watch implements client.Watchable.
@@ -187,22 +139,39 @@ type beats struct {
 func (b *beats) run(ctx context.Context) {
 	tick := time.NewTicker(watchBeat)
 	defer tick.Stop()
+	end := time.NewTimer(leaseLeft)
+	defer end.Stop()
+	b.beat()
 	for {
-		b.mu.Lock()
-		b.last++
-		b.sent = time.Now()
-		n, over := b.last, time.Since(b.answer) > leaseLeft
-		b.mu.Unlock()
-		if over {
-			return
-		}
-		b.send(&osdv1.FromWatcher{Beat: n})
 		select {
 		case <-tick.C:
+			b.beat()
+		case <-end.C:
+			left := b.left()
+			if left <= 0 {
+				return
+			}
+			end.Reset(left)
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+func (b *beats) beat() {
+	b.mu.Lock()
+	b.last++
+	b.sent = time.Now()
+	n := b.last
+	b.mu.Unlock()
+	b.send(&osdv1.FromWatcher{Beat: n})
+}
+
+// left is how long the lease lasts if nothing more is answered.
+func (b *beats) left() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return time.Until(b.answer.Add(leaseLeft))
 }
 
 // answered is when the beat was sent that is answered; zero: it is not the last.

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A locker is a process that does what it is told with one file, a line at a
-// time: POSIX locks belong to processes.
+// A locker is a process that does what it is told with a file, a line at a time:
+// POSIX locks belong to processes.
 type locker struct {
 	t   *testing.T
 	cmd *exec.Cmd
@@ -27,19 +27,27 @@ type locker struct {
 
 const lockerEnv = "PILLARBOX_TEST_LOCKER"
 
-// beLocker is such a process.
-func beLocker(path string) int {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		fmt.Println(err)
-		return 1
+// beLocker is such a process, for the first of some files until told to use another.
+func beLocker(paths string) int {
+	var files []*os.File
+	for _, path := range strings.Split(paths, "\n") {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		files = append(files, f)
 	}
+	f := files[0]
 	fmt.Println("ready")
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		var verb, how string
 		var start, n int64
 		fmt.Sscan(lines.Text(), &verb, &how, &start, &n)
+		if verb == "use" {
+			f = files[start]
+		}
 		fmt.Println(lockerDo(f, verb, how, start, n))
 	}
 	return 0
@@ -66,6 +74,15 @@ func lockerDo(f *os.File, verb, how string, start, n int64) string {
 		}
 		return "ok"
 	}
+	switch verb {
+	case "use":
+		return "ok"
+	case "put":
+		_, err := f.WriteAt([]byte(how), start)
+		return answerOf(err)
+	case "sync":
+		return answerOf(f.Sync())
+	}
 	typ := map[string]int{"write": unix.F_WRLCK, "read": unix.F_RDLCK, "unlock": unix.F_UNLCK}
 	if verb == "test" {
 		l := unix.Flock_t{Type: unix.F_WRLCK, Start: start, Len: n}
@@ -74,7 +91,10 @@ func lockerDo(f *os.File, verb, how string, start, n int64) string {
 		}
 		return fmt.Sprint("type ", l.Type, " start ", l.Start, " len ", l.Len)
 	}
-	err := setLock(f, how, typ[verb], start, n)
+	return answerOf(setLock(f, how, typ[verb], start, n))
+}
+
+func answerOf(err error) string {
 	var errno syscall.Errno
 	switch {
 	case err == nil:
@@ -101,10 +121,10 @@ func setLock(f *os.File, how string, typ int, start, n int64) error {
 	return unix.FcntlFlock(f.Fd(), cmd, &unix.Flock_t{Type: int16(typ), Start: start, Len: n})
 }
 
-func startLocker(t *testing.T, path string) *locker {
+func startLocker(t *testing.T, paths ...string) *locker {
 	t.Helper()
 	l := &locker{t: t, cmd: exec.Command("/proc/self/exe")}
-	l.cmd.Env = append(os.Environ(), lockerEnv+"="+path)
+	l.cmd.Env = append(os.Environ(), lockerEnv+"="+strings.Join(paths, "\n"))
 	l.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	l.cmd.Stderr = os.Stderr
 	in, err := l.cmd.StdinPipe()
@@ -266,6 +286,7 @@ func TestLocksOutliveTheLeader(t *testing.T) {
 	pb.do("ok", "unlock posix 0 0")
 
 	pa.do("ok", "write posix 0 0")
+	pa.do("ok", "put stale 0 0")
 	frozen := c.all[4]
 	if frozen.name != "mount.mx1" {
 		t.Fatalf("%s is not the mount", frozen.name)
@@ -274,12 +295,19 @@ func TestLocksOutliveTheLeader(t *testing.T) {
 	start := time.Now()
 	pb.do("ok", "write posix 0 0")
 	t.Logf("a frozen host's lock was free after %v", time.Since(start))
+	pb.do("ok", "put fresh 0 0")
+	pb.do("ok", "sync")
 	frozen.cmd.Process.Signal(unix.SIGCONT)
-	c.eventually("the fenced host hears of it", func() bool {
-		pa.tell("count none 0 0") // a no-op: the process lives
-		pa.expect("ok")
-		pa.tell("read posix-try 50 1")
-		return pa.answer() == "EIO"
-	})
+	pa.do("EIO", "sync")
+	pa.do("EIO", "read posix-try 50 1")
+	pa.do("EIO", "put stale 0 0")
 	pb.do("ok", "unlock posix 0 0")
+	pa.kill()
+	pa = startLocker(t, filepath.Join(a, "f"))
+	pa.do("ok", "write posix 0 0")
+	for _, dir := range []string{a, b} {
+		if got, err := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(got) != "fresh" {
+			t.Errorf("after a host was fenced: %q, %v", got, err)
+		}
+	}
 }

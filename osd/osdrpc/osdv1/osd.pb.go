@@ -3564,6 +3564,7 @@ type LockRequest struct {
 	Op            uint32                 `protobuf:"varint,2,opt,name=op,proto3" json:"op,omitempty"`
 	Ino           uint64                 `protobuf:"varint,3,opt,name=ino,proto3" json:"ino,omitempty"`
 	Lock          *FileLock              `protobuf:"bytes,4,opt,name=lock,proto3" json:"lock,omitempty"`
+	Wait          uint64                 `protobuf:"varint,5,opt,name=wait,proto3" json:"wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3626,6 +3627,213 @@ func (x *LockRequest) GetLock() *FileLock {
 	return nil
 }
 
+func (x *LockRequest) GetWait() uint64 {
+	if x != nil {
+		return x.Wait
+	}
+	return 0
+}
+
+type WaitsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitsRequest) Reset() {
+	*x = WaitsRequest{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitsRequest) ProtoMessage() {}
+
+func (x *WaitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitsRequest.ProtoReflect.Descriptor instead.
+func (*WaitsRequest) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
+}
+
+type WaitsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Waiting       []*Waiting             `protobuf:"bytes,1,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitsResponse) Reset() {
+	*x = WaitsResponse{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitsResponse) ProtoMessage() {}
+
+func (x *WaitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitsResponse.ProtoReflect.Descriptor instead.
+func (*WaitsResponse) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *WaitsResponse) GetWaiting() []*Waiting {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+type Waiting struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Owner         *LockOwner             `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	Wait          uint64                 `protobuf:"varint,2,opt,name=wait,proto3" json:"wait,omitempty"`
+	Blockers      []*LockOwner           `protobuf:"bytes,3,rep,name=blockers,proto3" json:"blockers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Waiting) Reset() {
+	*x = Waiting{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Waiting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Waiting) ProtoMessage() {}
+
+func (x *Waiting) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Waiting.ProtoReflect.Descriptor instead.
+func (*Waiting) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *Waiting) GetOwner() *LockOwner {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *Waiting) GetWait() uint64 {
+	if x != nil {
+		return x.Wait
+	}
+	return 0
+}
+
+func (x *Waiting) GetBlockers() []*LockOwner {
+	if x != nil {
+		return x.Blockers
+	}
+	return nil
+}
+
+type LockOwner struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Owner         uint64                 `protobuf:"varint,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	Flock         bool                   `protobuf:"varint,3,opt,name=flock,proto3" json:"flock,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockOwner) Reset() {
+	*x = LockOwner{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockOwner) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockOwner) ProtoMessage() {}
+
+func (x *LockOwner) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockOwner.ProtoReflect.Descriptor instead.
+func (*LockOwner) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *LockOwner) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *LockOwner) GetOwner() uint64 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
+}
+
+func (x *LockOwner) GetFlock() bool {
+	if x != nil {
+		return x.Flock
+	}
+	return false
+}
+
 type LockAnswer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Granted       bool                   `protobuf:"varint,1,opt,name=granted,proto3" json:"granted,omitempty"`
@@ -3636,7 +3844,7 @@ type LockAnswer struct {
 
 func (x *LockAnswer) Reset() {
 	*x = LockAnswer{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3648,7 +3856,7 @@ func (x *LockAnswer) String() string {
 func (*LockAnswer) ProtoMessage() {}
 
 func (x *LockAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3661,7 +3869,7 @@ func (x *LockAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockAnswer.ProtoReflect.Descriptor instead.
 func (*LockAnswer) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LockAnswer) GetGranted() bool {
@@ -3687,7 +3895,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3699,7 +3907,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3712,7 +3920,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *HoldResponse) GetKnown() bool {
@@ -3735,7 +3943,7 @@ type FromWatcher struct {
 
 func (x *FromWatcher) Reset() {
 	*x = FromWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3747,7 +3955,7 @@ func (x *FromWatcher) String() string {
 func (*FromWatcher) ProtoMessage() {}
 
 func (x *FromWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3760,7 +3968,7 @@ func (x *FromWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromWatcher.ProtoReflect.Descriptor instead.
 func (*FromWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *FromWatcher) GetSession() uint64 {
@@ -3801,7 +4009,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3813,7 +4021,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3826,7 +4034,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -3856,7 +4064,7 @@ type ToWatcher struct {
 
 func (x *ToWatcher) Reset() {
 	*x = ToWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3868,7 +4076,7 @@ func (x *ToWatcher) String() string {
 func (*ToWatcher) ProtoMessage() {}
 
 func (x *ToWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3881,7 +4089,7 @@ func (x *ToWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToWatcher.ProtoReflect.Descriptor instead.
 func (*ToWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ToWatcher) GetStream() uint64 {
@@ -3923,7 +4131,7 @@ type Push struct {
 
 func (x *Push) Reset() {
 	*x = Push{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3935,7 +4143,7 @@ func (x *Push) String() string {
 func (*Push) ProtoMessage() {}
 
 func (x *Push) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3948,7 +4156,7 @@ func (x *Push) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Push.ProtoReflect.Descriptor instead.
 func (*Push) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Push) GetSeq() uint64 {
@@ -3987,7 +4195,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3999,7 +4207,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4012,7 +4220,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Event) GetKind() uint32 {
@@ -4073,7 +4281,7 @@ type ChunkList struct {
 
 func (x *ChunkList) Reset() {
 	*x = ChunkList{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4085,7 +4293,7 @@ func (x *ChunkList) String() string {
 func (*ChunkList) ProtoMessage() {}
 
 func (x *ChunkList) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4098,7 +4306,7 @@ func (x *ChunkList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkList.ProtoReflect.Descriptor instead.
 func (*ChunkList) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ChunkList) GetIds() []*ChunkID {
@@ -4118,7 +4326,7 @@ type WantedChunksRequest struct {
 
 func (x *WantedChunksRequest) Reset() {
 	*x = WantedChunksRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4130,7 +4338,7 @@ func (x *WantedChunksRequest) String() string {
 func (*WantedChunksRequest) ProtoMessage() {}
 
 func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4143,7 +4351,7 @@ func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantedChunksRequest.ProtoReflect.Descriptor instead.
 func (*WantedChunksRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *WantedChunksRequest) GetPg() uint32 {
@@ -4170,7 +4378,7 @@ type Answers struct {
 
 func (x *Answers) Reset() {
 	*x = Answers{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4182,7 +4390,7 @@ func (x *Answers) String() string {
 func (*Answers) ProtoMessage() {}
 
 func (x *Answers) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4195,7 +4403,7 @@ func (x *Answers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answers.ProtoReflect.Descriptor instead.
 func (*Answers) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Answers) GetYes() []bool {
@@ -4214,7 +4422,7 @@ type FetchChunkResponse struct {
 
 func (x *FetchChunkResponse) Reset() {
 	*x = FetchChunkResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4226,7 +4434,7 @@ func (x *FetchChunkResponse) String() string {
 func (*FetchChunkResponse) ProtoMessage() {}
 
 func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4239,7 +4447,7 @@ func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunkResponse.ProtoReflect.Descriptor instead.
 func (*FetchChunkResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *FetchChunkResponse) GetData() []byte {
@@ -4259,7 +4467,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4271,7 +4479,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4284,7 +4492,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *MembersResponse) GetTerm() uint64 {
@@ -4310,7 +4518,7 @@ type GroupPieces struct {
 
 func (x *GroupPieces) Reset() {
 	*x = GroupPieces{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4322,7 +4530,7 @@ func (x *GroupPieces) String() string {
 func (*GroupPieces) ProtoMessage() {}
 
 func (x *GroupPieces) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4335,7 +4543,7 @@ func (x *GroupPieces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPieces.ProtoReflect.Descriptor instead.
 func (*GroupPieces) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *GroupPieces) GetPieces() []*GroupPiece {
@@ -4356,7 +4564,7 @@ type GroupPiece struct {
 
 func (x *GroupPiece) Reset() {
 	*x = GroupPiece{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4368,7 +4576,7 @@ func (x *GroupPiece) String() string {
 func (*GroupPiece) ProtoMessage() {}
 
 func (x *GroupPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4381,7 +4589,7 @@ func (x *GroupPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPiece.ProtoReflect.Descriptor instead.
 func (*GroupPiece) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *GroupPiece) GetHead() *GroupHead {
@@ -4417,7 +4625,7 @@ type GroupHead struct {
 
 func (x *GroupHead) Reset() {
 	*x = GroupHead{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4429,7 +4637,7 @@ func (x *GroupHead) String() string {
 func (*GroupHead) ProtoMessage() {}
 
 func (x *GroupHead) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4442,7 +4650,7 @@ func (x *GroupHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHead.ProtoReflect.Descriptor instead.
 func (*GroupHead) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *GroupHead) GetIndex() uint64 {
@@ -4482,7 +4690,7 @@ type RaftBatch struct {
 
 func (x *RaftBatch) Reset() {
 	*x = RaftBatch{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4494,7 +4702,7 @@ func (x *RaftBatch) String() string {
 func (*RaftBatch) ProtoMessage() {}
 
 func (x *RaftBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4507,7 +4715,7 @@ func (x *RaftBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftBatch.ProtoReflect.Descriptor instead.
 func (*RaftBatch) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RaftBatch) GetMessages() []*RaftMessage {
@@ -4527,7 +4735,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4539,7 +4747,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4552,7 +4760,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{70}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RaftMessage) GetPg() uint32 {
@@ -4577,7 +4785,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4589,7 +4797,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4602,7 +4810,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{71}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{75}
 }
 
 var File_osd_osdrpc_osdv1_osd_proto protoreflect.FileDescriptor
@@ -4864,12 +5072,24 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x03pid\x18\x04 \x01(\rR\x03pid\x12\x14\n" +
 	"\x05write\x18\x05 \x01(\bR\x05write\x12\x14\n" +
 	"\x05start\x18\x06 \x01(\x04R\x05start\x12\x10\n" +
-	"\x03end\x18\a \x01(\x04R\x03end\"o\n" +
+	"\x03end\x18\a \x01(\x04R\x03end\"\x83\x01\n" +
 	"\vLockRequest\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\rR\x02op\x12\x10\n" +
 	"\x03ino\x18\x03 \x01(\x04R\x03ino\x12.\n" +
-	"\x04lock\x18\x04 \x01(\v2\x1a.pillarbox.osd.v1.FileLockR\x04lock\"Z\n" +
+	"\x04lock\x18\x04 \x01(\v2\x1a.pillarbox.osd.v1.FileLockR\x04lock\x12\x12\n" +
+	"\x04wait\x18\x05 \x01(\x04R\x04wait\"\x0e\n" +
+	"\fWaitsRequest\"D\n" +
+	"\rWaitsResponse\x123\n" +
+	"\awaiting\x18\x01 \x03(\v2\x19.pillarbox.osd.v1.WaitingR\awaiting\"\x89\x01\n" +
+	"\aWaiting\x121\n" +
+	"\x05owner\x18\x01 \x01(\v2\x1b.pillarbox.osd.v1.LockOwnerR\x05owner\x12\x12\n" +
+	"\x04wait\x18\x02 \x01(\x04R\x04wait\x127\n" +
+	"\bblockers\x18\x03 \x03(\v2\x1b.pillarbox.osd.v1.LockOwnerR\bblockers\"Q\n" +
+	"\tLockOwner\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\x04R\x05owner\x12\x14\n" +
+	"\x05flock\x18\x03 \x01(\bR\x05flock\"Z\n" +
 	"\n" +
 	"LockAnswer\x12\x18\n" +
 	"\agranted\x18\x01 \x01(\bR\agranted\x122\n" +
@@ -4930,8 +5150,7 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\vRaftMessage\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12!\n" +
 	"\x03msg\x18\x02 \x01(\v2\x0f.raftpb.MessageR\x03msg\"\x06\n" +
-	"\x04Beat2\xc7\n" +
-	"\n" +
+	"\x04Beat2\x91\v\n" +
 	"\x03OSD\x12E\n" +
 	"\x06Lookup\x12\x1f.pillarbox.osd.v1.LookupRequest\x1a\x1a.pillarbox.osd.v1.DirEntry\x12A\n" +
 	"\aGetAttr\x12\x1e.pillarbox.osd.v1.InodeRequest\x1a\x16.pillarbox.osd.v1.Attr\x12N\n" +
@@ -4949,7 +5168,8 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\bPutChunk\x12!.pillarbox.osd.v1.PutChunkRequest\x1a\x16.pillarbox.osd.v1.Done\x12H\n" +
 	"\x05Space\x12\x1e.pillarbox.osd.v1.SpaceRequest\x1a\x1f.pillarbox.osd.v1.SpaceResponse\x12E\n" +
 	"\x04Hold\x12\x1d.pillarbox.osd.v1.HoldRequest\x1a\x1e.pillarbox.osd.v1.HoldResponse\x12C\n" +
-	"\x04Lock\x12\x1d.pillarbox.osd.v1.LockRequest\x1a\x1c.pillarbox.osd.v1.LockAnswer\x12G\n" +
+	"\x04Lock\x12\x1d.pillarbox.osd.v1.LockRequest\x1a\x1c.pillarbox.osd.v1.LockAnswer\x12H\n" +
+	"\x05Waits\x12\x1e.pillarbox.osd.v1.WaitsRequest\x1a\x1f.pillarbox.osd.v1.WaitsResponse\x12G\n" +
 	"\x05Watch\x12\x1d.pillarbox.osd.v1.FromWatcher\x1a\x1b.pillarbox.osd.v1.ToWatcher(\x010\x012\x8c\x04\n" +
 	"\x04Peer\x12C\n" +
 	"\tHasChunks\x12\x1b.pillarbox.osd.v1.ChunkList\x1a\x19.pillarbox.osd.v1.Answers\x12M\n" +
@@ -4976,7 +5196,7 @@ func file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP() []byte {
 	return file_osd_osdrpc_osdv1_osd_proto_rawDescData
 }
 
-var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 76)
 var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*ScrubRequest)(nil),        // 0: pillarbox.osd.v1.ScrubRequest
 	(*Scrubbed)(nil),            // 1: pillarbox.osd.v1.Scrubbed
@@ -5032,26 +5252,30 @@ var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*HeldLock)(nil),            // 51: pillarbox.osd.v1.HeldLock
 	(*FileLock)(nil),            // 52: pillarbox.osd.v1.FileLock
 	(*LockRequest)(nil),         // 53: pillarbox.osd.v1.LockRequest
-	(*LockAnswer)(nil),          // 54: pillarbox.osd.v1.LockAnswer
-	(*HoldResponse)(nil),        // 55: pillarbox.osd.v1.HoldResponse
-	(*FromWatcher)(nil),         // 56: pillarbox.osd.v1.FromWatcher
-	(*Ack)(nil),                 // 57: pillarbox.osd.v1.Ack
-	(*ToWatcher)(nil),           // 58: pillarbox.osd.v1.ToWatcher
-	(*Push)(nil),                // 59: pillarbox.osd.v1.Push
-	(*Event)(nil),               // 60: pillarbox.osd.v1.Event
-	(*ChunkList)(nil),           // 61: pillarbox.osd.v1.ChunkList
-	(*WantedChunksRequest)(nil), // 62: pillarbox.osd.v1.WantedChunksRequest
-	(*Answers)(nil),             // 63: pillarbox.osd.v1.Answers
-	(*FetchChunkResponse)(nil),  // 64: pillarbox.osd.v1.FetchChunkResponse
-	(*MembersResponse)(nil),     // 65: pillarbox.osd.v1.MembersResponse
-	(*GroupPieces)(nil),         // 66: pillarbox.osd.v1.GroupPieces
-	(*GroupPiece)(nil),          // 67: pillarbox.osd.v1.GroupPiece
-	(*GroupHead)(nil),           // 68: pillarbox.osd.v1.GroupHead
-	(*RaftBatch)(nil),           // 69: pillarbox.osd.v1.RaftBatch
-	(*RaftMessage)(nil),         // 70: pillarbox.osd.v1.RaftMessage
-	(*Beat)(nil),                // 71: pillarbox.osd.v1.Beat
-	(*raftpb.ConfState)(nil),    // 72: raftpb.ConfState
-	(*raftpb.Message)(nil),      // 73: raftpb.Message
+	(*WaitsRequest)(nil),        // 54: pillarbox.osd.v1.WaitsRequest
+	(*WaitsResponse)(nil),       // 55: pillarbox.osd.v1.WaitsResponse
+	(*Waiting)(nil),             // 56: pillarbox.osd.v1.Waiting
+	(*LockOwner)(nil),           // 57: pillarbox.osd.v1.LockOwner
+	(*LockAnswer)(nil),          // 58: pillarbox.osd.v1.LockAnswer
+	(*HoldResponse)(nil),        // 59: pillarbox.osd.v1.HoldResponse
+	(*FromWatcher)(nil),         // 60: pillarbox.osd.v1.FromWatcher
+	(*Ack)(nil),                 // 61: pillarbox.osd.v1.Ack
+	(*ToWatcher)(nil),           // 62: pillarbox.osd.v1.ToWatcher
+	(*Push)(nil),                // 63: pillarbox.osd.v1.Push
+	(*Event)(nil),               // 64: pillarbox.osd.v1.Event
+	(*ChunkList)(nil),           // 65: pillarbox.osd.v1.ChunkList
+	(*WantedChunksRequest)(nil), // 66: pillarbox.osd.v1.WantedChunksRequest
+	(*Answers)(nil),             // 67: pillarbox.osd.v1.Answers
+	(*FetchChunkResponse)(nil),  // 68: pillarbox.osd.v1.FetchChunkResponse
+	(*MembersResponse)(nil),     // 69: pillarbox.osd.v1.MembersResponse
+	(*GroupPieces)(nil),         // 70: pillarbox.osd.v1.GroupPieces
+	(*GroupPiece)(nil),          // 71: pillarbox.osd.v1.GroupPiece
+	(*GroupHead)(nil),           // 72: pillarbox.osd.v1.GroupHead
+	(*RaftBatch)(nil),           // 73: pillarbox.osd.v1.RaftBatch
+	(*RaftMessage)(nil),         // 74: pillarbox.osd.v1.RaftMessage
+	(*Beat)(nil),                // 75: pillarbox.osd.v1.Beat
+	(*raftpb.ConfState)(nil),    // 76: raftpb.ConfState
+	(*raftpb.Message)(nil),      // 77: raftpb.Message
 }
 var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	3,  // 0: pillarbox.osd.v1.Failure.leader:type_name -> pillarbox.osd.v1.Leader
@@ -5088,74 +5312,79 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	51, // 31: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
 	52, // 32: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
 	52, // 33: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
-	52, // 34: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
-	57, // 35: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
-	59, // 36: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
-	60, // 37: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
-	19, // 38: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
-	19, // 39: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
-	67, // 40: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
-	68, // 41: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
-	72, // 42: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
-	70, // 43: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
-	73, // 44: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
-	7,  // 45: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
-	6,  // 46: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
-	10, // 47: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
-	6,  // 48: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
-	13, // 49: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
-	6,  // 50: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
-	16, // 51: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
-	5,  // 52: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
-	21, // 53: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
-	22, // 54: pillarbox.osd.v1.OSD.Freed:input_type -> pillarbox.osd.v1.FreedRequest
-	29, // 55: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
-	5,  // 56: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
-	24, // 57: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
-	26, // 58: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
-	27, // 59: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
-	50, // 60: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
-	53, // 61: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
-	56, // 62: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
-	61, // 63: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
-	19, // 64: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
-	61, // 65: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
-	62, // 66: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	5,  // 67: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
-	5,  // 68: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
-	69, // 69: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
-	0,  // 70: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
-	8,  // 71: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
-	9,  // 72: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
-	11, // 73: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
-	12, // 74: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
-	14, // 75: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
-	15, // 76: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
-	17, // 77: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
-	20, // 78: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
-	23, // 79: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
-	61, // 80: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
-	31, // 81: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
-	4,  // 82: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
-	25, // 83: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
-	4,  // 84: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
-	28, // 85: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
-	55, // 86: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
-	54, // 87: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
-	58, // 88: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
-	63, // 89: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
-	64, // 90: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
-	4,  // 91: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
-	63, // 92: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
-	65, // 93: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
-	66, // 94: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
-	71, // 95: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
-	1,  // 96: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
-	71, // [71:97] is the sub-list for method output_type
-	45, // [45:71] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	56, // 34: pillarbox.osd.v1.WaitsResponse.waiting:type_name -> pillarbox.osd.v1.Waiting
+	57, // 35: pillarbox.osd.v1.Waiting.owner:type_name -> pillarbox.osd.v1.LockOwner
+	57, // 36: pillarbox.osd.v1.Waiting.blockers:type_name -> pillarbox.osd.v1.LockOwner
+	52, // 37: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
+	61, // 38: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
+	63, // 39: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
+	64, // 40: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
+	19, // 41: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 42: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
+	71, // 43: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
+	72, // 44: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
+	76, // 45: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
+	74, // 46: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
+	77, // 47: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
+	7,  // 48: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
+	6,  // 49: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
+	10, // 50: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
+	6,  // 51: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
+	13, // 52: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
+	6,  // 53: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
+	16, // 54: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
+	5,  // 55: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
+	21, // 56: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
+	22, // 57: pillarbox.osd.v1.OSD.Freed:input_type -> pillarbox.osd.v1.FreedRequest
+	29, // 58: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
+	5,  // 59: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
+	24, // 60: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
+	26, // 61: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
+	27, // 62: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
+	50, // 63: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
+	53, // 64: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
+	54, // 65: pillarbox.osd.v1.OSD.Waits:input_type -> pillarbox.osd.v1.WaitsRequest
+	60, // 66: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
+	65, // 67: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
+	19, // 68: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
+	65, // 69: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
+	66, // 70: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	5,  // 71: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
+	5,  // 72: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
+	73, // 73: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
+	0,  // 74: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
+	8,  // 75: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
+	9,  // 76: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
+	11, // 77: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
+	12, // 78: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
+	14, // 79: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
+	15, // 80: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
+	17, // 81: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
+	20, // 82: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
+	23, // 83: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
+	65, // 84: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
+	31, // 85: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
+	4,  // 86: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
+	25, // 87: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
+	4,  // 88: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
+	28, // 89: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
+	59, // 90: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
+	58, // 91: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
+	55, // 92: pillarbox.osd.v1.OSD.Waits:output_type -> pillarbox.osd.v1.WaitsResponse
+	62, // 93: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
+	67, // 94: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
+	68, // 95: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
+	4,  // 96: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
+	67, // 97: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
+	69, // 98: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
+	70, // 99: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
+	75, // 100: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
+	1,  // 101: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
+	75, // [75:102] is the sub-list for method output_type
+	48, // [48:75] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_osd_osdrpc_osdv1_osd_proto_init() }
@@ -5188,7 +5417,7 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_osd_osdrpc_osdv1_osd_proto_rawDesc), len(file_osd_osdrpc_osdv1_osd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   72,
+			NumMessages:   76,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

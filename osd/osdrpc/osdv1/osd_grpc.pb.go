@@ -41,6 +41,7 @@ const (
 	OSD_Space_FullMethodName     = "/pillarbox.osd.v1.OSD/Space"
 	OSD_Hold_FullMethodName      = "/pillarbox.osd.v1.OSD/Hold"
 	OSD_Lock_FullMethodName      = "/pillarbox.osd.v1.OSD/Lock"
+	OSD_Waits_FullMethodName     = "/pillarbox.osd.v1.OSD/Waits"
 	OSD_Watch_FullMethodName     = "/pillarbox.osd.v1.OSD/Watch"
 )
 
@@ -68,6 +69,8 @@ type OSDClient interface {
 	// Hold is made under the lease that the metadata names.
 	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
 	Lock(ctx context.Context, in *LockRequest, opts ...grpc.CallOption) (*LockAnswer, error)
+	// Waits tells who waits for whose locks in the groups that the OSD leads.
+	Waits(ctx context.Context, in *WaitsRequest, opts ...grpc.CallOption) (*WaitsResponse, error)
 	// Watch carries pushes to a client, and signs of life and acknowledgements back.
 	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FromWatcher, ToWatcher], error)
 }
@@ -250,6 +253,16 @@ func (c *oSDClient) Lock(ctx context.Context, in *LockRequest, opts ...grpc.Call
 	return out, nil
 }
 
+func (c *oSDClient) Waits(ctx context.Context, in *WaitsRequest, opts ...grpc.CallOption) (*WaitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WaitsResponse)
+	err := c.cc.Invoke(ctx, OSD_Waits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *oSDClient) Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FromWatcher, ToWatcher], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &OSD_ServiceDesc.Streams[0], OSD_Watch_FullMethodName, cOpts...)
@@ -287,6 +300,8 @@ type OSDServer interface {
 	// Hold is made under the lease that the metadata names.
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
 	Lock(context.Context, *LockRequest) (*LockAnswer, error)
+	// Waits tells who waits for whose locks in the groups that the OSD leads.
+	Waits(context.Context, *WaitsRequest) (*WaitsResponse, error)
 	// Watch carries pushes to a client, and signs of life and acknowledgements back.
 	Watch(grpc.BidiStreamingServer[FromWatcher, ToWatcher]) error
 	mustEmbedUnimplementedOSDServer()
@@ -349,6 +364,9 @@ func (UnimplementedOSDServer) Hold(context.Context, *HoldRequest) (*HoldResponse
 }
 func (UnimplementedOSDServer) Lock(context.Context, *LockRequest) (*LockAnswer, error) {
 	return nil, status.Error(codes.Unimplemented, "method Lock not implemented")
+}
+func (UnimplementedOSDServer) Waits(context.Context, *WaitsRequest) (*WaitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Waits not implemented")
 }
 func (UnimplementedOSDServer) Watch(grpc.BidiStreamingServer[FromWatcher, ToWatcher]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
@@ -680,6 +698,24 @@ func _OSD_Lock_Handler(srv interface{}, ctx context.Context, dec func(interface{
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OSD_Waits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WaitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OSDServer).Waits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OSD_Waits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OSDServer).Waits(ctx, req.(*WaitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OSD_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(OSDServer).Watch(&grpc.GenericServerStream[FromWatcher, ToWatcher]{ServerStream: stream})
 }
@@ -761,6 +797,10 @@ var OSD_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Lock",
 			Handler:    _OSD_Lock_Handler,
+		},
+		{
+			MethodName: "Waits",
+			Handler:    _OSD_Waits_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
