@@ -62,3 +62,20 @@ func TestCanonicalQuery(t *testing.T) {
 		t.Fatalf("%q, want %q", got, want)
 	}
 }
+
+// TestLogsNoSignature: nobody who reads the access log can repeat a presigned request.
+func TestLogsNoSignature(t *testing.T) {
+	for uri, want := range map[string]string{
+		"/b/k":                          "/b/k",
+		"/b/k?":                         "/b/k?",
+		"/b/k?versionId=1&partNumber=2": "/b/k?versionId=1&partNumber=2",
+		"/b/k?AWSAccessKeyId=A&Signature=s%3D&E=1": "/b/k?AWSAccessKeyId=A&Signature=...&E=1",
+		"/b/k?X-Amz-Expires=9&X-Amz-Signature=00":  "/b/k?X-Amz-Expires=9&X-Amz-Signature=...",
+		"/b/k?x-amz-signatur%65=00&%zz=1":          "/b/k?x-amz-signatur%65=...&%zz=1",
+		"/b/k?X-Amz-Security-Token=t?u=v":          "/b/k?X-Amz-Security-Token=...",
+	} {
+		if got := unsigned(uri); got != want {
+			t.Errorf("%s is logged as %s, want %s", uri, got, want)
+		}
+	}
+}

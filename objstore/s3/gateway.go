@@ -167,7 +167,7 @@ func (q *request) patience() {
 
 func (q *request) access(code string) Access {
 	a := Access{
-		Time: q.now, Remote: q.remote(), ID: q.id, Bucket: q.bucket, Key: q.key, Method: q.r.Method, URI: q.r.RequestURI,
+		Time: q.now, Remote: q.remote(), ID: q.id, Bucket: q.bucket, Key: q.key, Method: q.r.Method, URI: unsigned(q.r.RequestURI),
 		Status: q.w.status, Code: code, Sent: q.w.sent, Size: q.size, Took: time.Since(q.now), Referer: q.r.Referer(),
 		UserAgent: q.r.UserAgent(), Version: q.query.Get("versionId"), Host: q.r.Host, SigKind: q.signed.kind, SigHow: q.signed.how, Operation: "Unknown",
 	}
@@ -178,6 +178,28 @@ func (q *request) access(code string) Access {
 		a.User = q.user.ID
 	}
 	return a
+}
+
+// unsigned blots out what makes a presigned URL good, for a log must let nobody
+// repeat the request.
+func unsigned(uri string) string {
+	path, query, _ := strings.Cut(uri, "?")
+	if query == "" {
+		return uri
+	}
+	params := strings.Split(query, "&")
+	for i, param := range params {
+		name, _, _ := strings.Cut(param, "=")
+		plain, err := url.QueryUnescape(name)
+		if err != nil {
+			plain = name
+		}
+		switch strings.ToLower(plain) {
+		case "signature", "x-amz-signature", "x-amz-security-token":
+			params[i] = name + "=..."
+		}
+	}
+	return path + "?" + strings.Join(params, "&")
 }
 
 func (q *request) remote() string {
