@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestEncrypted delivers real mail by Postfix and Dovecot into an encrypted store, reads
+// TestEncrypted delivers real mail by Dovecot's LMTP into an encrypted store, reads
 // it back, and looks through every byte of the data directory for any of it.
 func TestEncrypted(t *testing.T) {
 	if plain() {
