@@ -338,6 +338,7 @@ func TestCommands(t *testing.T) {
 	expect(t, exitForeign, "status", "--conf", t.TempDir())
 	expect(t, exitUsage, "status", "--data", "/x", "--format", "xml")
 	expect(t, exitUsage, "version", "x")
+	expect(t, exitUsage, "verify", "--remove", "--conf", t.TempDir(), "cloud")
 	expect(t, exitUsage, "umount")
 	expect(t, exitInUse, "umount", t.TempDir())
 	expect(t, exitInUse, "umount", "/no/such/place")

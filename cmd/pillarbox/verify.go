@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,8 +14,8 @@ import (
 	"pillarbox/objstore/pool"
 )
 
-// leftFor is how old an object that nothing names must be to be removed: a file
-// that is open may name it yet.
+// leftFor is how old an object that nothing names must be to be removed: should
+// another store use the same prefix against all advice, what is new there is spared.
 const leftFor = 7 * 24 * time.Hour
 
 // verifySpan is how many bytes of a file are looked at in one go.
@@ -27,7 +28,7 @@ func verifyCommand() *cli.Command {
 			"Exit codes: 0 all is well, 1 something is missing or damaged.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "data", Usage: "`DIR` of a store of one host"}, confFlag(), keyFileFlag(), poolFlag(),
-			&cli.BoolFlag{Name: "remove", Usage: "remove objects that no file has named for a week: those of hosts that died"},
+			&cli.BoolFlag{Name: "remove", Usage: "with --data: remove objects a week old that no file names: those of a host that died"},
 		},
 		Action: func(c *cli.Context) error {
 			args, err := operands(c, "POOL")
@@ -46,6 +47,9 @@ func runVerify(c *cli.Context, name string) (err error) {
 	}
 	if opt.pools, err = parsePools(c.StringSlice("pool")); err != nil {
 		return err
+	}
+	if c.Bool("remove") && opt.data == "" {
+		return usageError("--remove needs a store that is stopped (--data): in one that runs, a file that moves meanwhile could be missed, and what it names be removed")
 	}
 	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: slog.LevelError}))
 	s, end, err := openToVerify(c.Context, opt, log)
@@ -150,7 +154,7 @@ func (v *verifier) dir(ctx context.Context, dir objstore.Ino, path string) error
 			case objstore.ModeRegular:
 				err = v.file(ctx, e.Ino, path+e.Name)
 			}
-			if err != nil {
+			if err != nil && !gone(err) {
 				return err
 			}
 		}
@@ -159,6 +163,9 @@ func (v *verifier) dir(ctx context.Context, dir objstore.Ino, path string) error
 		}
 	}
 }
+
+// gone says that what was to be looked at was removed meanwhile.
+func gone(err error) bool { return errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale) }
 
 func (v *verifier) file(ctx context.Context, ino objstore.Ino, path string) error {
 	for off := uint64(0); ; {
@@ -173,7 +180,9 @@ func (v *verifier) file(ctx context.Context, ino objstore.Ino, path string) erro
 			v.named[pool.Name(e.Chunk)] = true
 			v.chunks++
 			v.bytes += uint64(e.Len)
-			if err := v.s.sealed.ReadChunk(ctx, e.Chunk, e.ChunkOff, make([]byte, e.Len)); err != nil {
+			if err := v.s.sealed.ReadChunk(ctx, e.Chunk, e.ChunkOff, make([]byte, e.Len)); errors.Is(err, objstore.Stale) {
+				return nil // removed or written anew meanwhile
+			} else if err != nil {
 				v.bad++
 				fmt.Fprintf(v.out, "%s: at %d: %v\n", path, e.Off, err)
 			}
