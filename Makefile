@@ -57,7 +57,7 @@ vet:
 	go vet ./...
 
 unit:
-	go test -race -timeout 15m $$(go list ./... | grep -v -e /test/posix -e /test/crash -e /test/cluster -e /test/s3 -e /test/e2e)
+	go test -race -timeout 30m $$(go list ./... | grep -v -e /test/posix -e /test/crash -e /test/cluster -e /test/s3 -e /test/e2e)
 
 # Go fuzzes one target of one package at a time.
 fuzz:
@@ -68,16 +68,16 @@ fuzz:
 	done
 
 posix:
-	go test -count=1 -timeout 15m ./test/posix/...
+	go test -count=1 -timeout 30m ./test/posix/...
 
 crash:
-	go test -count=1 -timeout 20m ./test/crash/...
+	go test -count=1 -timeout 30m ./test/crash/...
 
 cluster:
 	go test -count=1 -timeout 40m ./test/cluster/...
 
 s3:
-	go test -count=1 -timeout 15m ./test/s3/...
+	go test -count=1 -timeout 30m ./test/s3/...
 
 soak: test-deps
 	go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestDamage)$$' ./test/crash \
@@ -85,7 +85,7 @@ soak: test-deps
 	go test -count=1 -timeout 0 -v -run '^TestFaults$$' ./test/cluster -faults $(FAULTS) -seed $(SEED)
 
 e2e:
-	go test -count=1 -timeout 20m ./test/e2e/...
+	go test -count=1 -timeout 30m ./test/e2e/...
 
 bench: build
 	bin/pillarbox bench $(if $(VS),--vs $(VS)) $(DIR)
