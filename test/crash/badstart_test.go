@@ -135,14 +135,14 @@ func TestBadDataDirectory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		newer := strings.Replace(string(b), `"format": 1`, `"format": 2, "colour": "blue"`, 1)
+		newer := strings.Replace(string(b), `"format": 1`, `"format": 99, "colour": "blue"`, 1)
 		if newer == string(b) {
 			t.Fatalf("store.json: %s", b)
 		}
 		if err := os.WriteFile(info, []byte(newer), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		refused(t, exitNewer, data, mount, []string{data}, info, "format 2")
+		refused(t, exitNewer, data, mount, []string{data}, info, "format 99")
 		if err := os.WriteFile(info, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
