@@ -26,7 +26,7 @@ type chunkTable struct {
 	unnamed  map[objstore.ChunkID]struct{}          // stored in this run, and no change has named them yet; nil where an OSD has peers, whose groups name its chunks
 	base     snapshot
 	replaced []chunkstore.Loc              // of copies that another took the place of since the last flush
-	use      [objstore.MaxDataPool]PoolUse // by pool, less one
+	use      [objstore.MaxDataPool]PoolUse // by pool, less one; as of the start only where it is reported, by an OSD with peers
 }
 
 // PoolUse is what an OSD holds of a data pool.
@@ -220,8 +220,10 @@ func (o *OSD) ReadChunk(ctx context.Context, pg uint32, id objstore.ChunkID, off
 		return o.missing(pg, id, stale(err))
 	}
 	err = o.chunks.Read(loc, id, off, p)
-	if now, lost := find(); errors.Is(err, objstore.Corrupt) && lost == nil && now != loc { // replaced meanwhile
-		err = o.chunks.Read(now, id, off, p)
+	if errors.Is(err, objstore.Corrupt) {
+		if now, lost := find(); lost == nil && now != loc { // replaced meanwhile
+			err = o.chunks.Read(now, id, off, p)
+		}
 	}
 	if !errors.Is(err, objstore.Corrupt) {
 		return err
