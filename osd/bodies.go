@@ -47,27 +47,15 @@ func (o *OSD) healBody(ctx context.Context, id objstore.ChunkID) ([]byte, error)
 		return b, err // somebody has healed it meanwhile, or nobody can
 	}
 	m := o.Map()
-	for _, osd := range m.Acting(m.Meta(), m.Group(id.Ino.Volume())) {
-		if osd == o.opt.ID {
-			continue
-		}
-		peer, perr := o.opt.Peers.Peer(osd)
-		if perr != nil {
-			continue
-		}
-		attempt, cancel := context.WithTimeout(ctx, recoverTimeout)
-		b, perr := peer.FetchChunk(attempt, id)
-		cancel()
-		if perr != nil {
-			continue
-		}
-		if err := o.replaceBody(id, b); err != nil {
-			return nil, fmt.Errorf("heal chunk %v: %w", id, err)
-		}
-		o.log.Warn("healed a damaged chunk", "chunk", id.String(), "from", osd)
-		return b, nil
+	b, osd, ok := o.goodCopy(ctx, id, m.Acting(m.Meta(), m.Group(id.Ino.Volume())))
+	if !ok {
+		return nil, fmt.Errorf("no other OSD has a good copy: %w", err)
 	}
-	return nil, fmt.Errorf("no other OSD has a good copy: %w", err)
+	if err := o.replaceBody(id, b); err != nil {
+		return nil, fmt.Errorf("heal chunk %v: %w", id, err)
+	}
+	o.log.Warn("healed a damaged chunk", "chunk", id.String(), "from", osd)
+	return b, nil
 }
 
 // replaceBody puts a resident chunk into a segment anew, and lets go of where it

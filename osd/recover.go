@@ -361,29 +361,39 @@ func (o *OSD) heal(ctx context.Context, id objstore.ChunkID) ([]byte, error) {
 	if pool == nil {
 		return nil, err
 	}
-	for _, osd := range m.Acting(pool, pool.ChunkPG(id)) {
+	data, osd, ok := o.goodCopy(ctx, id, m.Acting(pool, pool.ChunkPG(id)))
+	if !ok {
+		return nil, err
+	}
+	if err := o.table.drop([]objstore.ChunkID{id}); err != nil {
+		return nil, err
+	}
+	if err := o.storeChunk(id, data); err != nil {
+		return nil, err
+	}
+	if err := o.chunks.Sync(chunkstore.Pooled); err != nil {
+		return nil, err
+	}
+	o.log.Warn("healed a damaged chunk", "chunk", id.String(), "from", osd)
+	return data, nil
+}
+
+// goodCopy fetches a chunk from the first of some other OSDs that has it whole.
+func (o *OSD) goodCopy(ctx context.Context, id objstore.ChunkID, osds []int) (data []byte, osd int, ok bool) {
+	for _, osd := range osds {
 		if osd == o.opt.ID {
 			continue
 		}
-		peer, perr := o.opt.Peers.Peer(osd)
-		if perr != nil {
+		peer, err := o.opt.Peers.Peer(osd)
+		if err != nil {
 			continue
 		}
-		data, perr := peer.FetchChunk(ctx, id)
-		if perr != nil {
-			continue
+		attempt, cancel := context.WithTimeout(ctx, recoverTimeout)
+		data, err := peer.FetchChunk(attempt, id)
+		cancel()
+		if err == nil {
+			return data, osd, true
 		}
-		if err := o.table.drop([]objstore.ChunkID{id}); err != nil {
-			return nil, err
-		}
-		if err := o.storeChunk(id, data); err != nil {
-			return nil, err
-		}
-		if err := o.chunks.Sync(chunkstore.Pooled); err != nil {
-			return nil, err
-		}
-		o.log.Warn("healed a damaged chunk", "chunk", id.String(), "from", osd)
-		return data, nil
 	}
-	return nil, err
+	return nil, 0, false
 }
