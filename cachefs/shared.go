@@ -292,9 +292,8 @@ func (f *file) refresh(ctx context.Context) error {
 		}
 		f.mu.Lock()
 		if f.fresh < changes && f.gen == gen { // else a commit of ours came between
-			f.loaded, f.csize, f.size, f.seen = true, a.Size, max(a.Size, f.dirtyEnd()), a.Mtime
+			f.take(&a)
 			f.fresh = changes
-			f.invalidate()
 		}
 		f.mu.Unlock()
 	}
@@ -306,6 +305,11 @@ func (f *file) learn(a *objstore.Attr) {
 	f.layouts = nil
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.take(a)
+}
+
+// take makes a the committed state. Under mu.
+func (f *file) take(a *objstore.Attr) {
 	f.loaded, f.csize, f.size, f.seen = true, a.Size, max(a.Size, f.dirtyEnd()), a.Mtime
 	f.invalidate()
 }

@@ -82,16 +82,12 @@ func runWhere(c *cli.Context) error {
 		return usageError("pillarbox where needs one PATH")
 	}
 	path := c.Args().First()
-	var fs unix.Statfs_t
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if err := unix.Statfs(path, &fs); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if fs.Type != unix.FUSE_SUPER_MAGIC {
-		return usageError("%s is on no Pillarbox mount", path)
+	if err := onMount(path); err != nil {
+		return err
 	}
 	s, err := openStore(c)
 	if err != nil {
