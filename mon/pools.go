@@ -26,11 +26,10 @@ type PoolUse struct {
 }
 
 func findPool(cm *objstore.Map, name string) (*objstore.Pool, error) {
-	i := slices.IndexFunc(cm.Pools, func(p objstore.Pool) bool { return p.Name == name })
-	if i < 0 {
-		return nil, fmt.Errorf("pool %q: %w", name, objstore.NotFound)
+	if p := cm.PoolNamed(name); p != nil {
+		return p, nil
 	}
-	return &cm.Pools[i], nil
+	return nil, fmt.Errorf("pool %q: %w", name, objstore.NotFound)
 }
 
 func checkPoolName(name string) error {

@@ -325,6 +325,32 @@ func (m *Map) PoolOf(id ChunkID) *Pool {
 	return nil
 }
 
+// PoolNamed is the one with this name, nil if the map has none.
+func (m *Map) PoolNamed(name string) *Pool {
+	for i := range m.Pools {
+		if m.Pools[i].Name == name {
+			return &m.Pools[i]
+		}
+	}
+	return nil
+}
+
+// OutsideOf is the outside pool that a chunk lies in, nil if it is in none.
+func (m *Map) OutsideOf(id ChunkID) *Pool {
+	if id.Resident() {
+		return nil
+	}
+	if p := m.PoolOf(id); p != nil && p.Outside != nil {
+		return p
+	}
+	return nil
+}
+
+// HasOutside says whether any pool is outside.
+func (m *Map) HasOutside() bool {
+	return slices.ContainsFunc(m.Pools, func(p Pool) bool { return p.Outside != nil })
+}
+
 // Rule is the rule of a directory itself, nil if it has none.
 func (m *Map) Rule(dir Ino) *PoolRule {
 	for i := range m.Rules {

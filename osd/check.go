@@ -197,7 +197,7 @@ func (c *checker) chunk(v volume.View, vol objstore.VolumeID, id objstore.ChunkI
 	}
 	c.wanted[id] = struct{}{}
 	c.rep.Chunks++
-	if p := c.o.opt.Map.PoolOf(id); !id.Resident() && p != nil && p.Outside != nil {
+	if c.o.opt.Map.OutsideOf(id) != nil {
 		c.rep.Outside++
 		return nil
 	}

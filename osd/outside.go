@@ -12,15 +12,12 @@ import (
 // notes of what was freed stay until one says that it did, with FreeChunks; so a
 // crash on either side costs a second removal of what is gone.
 
-func (o *OSD) isOutside(id objstore.ChunkID) bool {
-	p := o.Map().PoolOf(id)
-	return p != nil && p.Outside != nil
-}
+func (o *OSD) isOutside(id objstore.ChunkID) bool { return o.Map().OutsideOf(id) != nil }
 
 // freedHere lists some freed chunks of a volume that OSDs have, and notes
 // whether there are others.
 func (o *OSD) freedHere(v volume.View, vol objstore.VolumeID) ([]objstore.ChunkID, error) {
-	if !o.anyOutside() {
+	if !o.Map().HasOutside() {
 		return volume.FreedChunks(v, vol, 1000)
 	}
 	ids, err := volume.FreedChunks(v, vol, -1)
@@ -32,10 +29,6 @@ func (o *OSD) freedHere(v volume.View, vol objstore.VolumeID) ([]objstore.ChunkI
 		o.noteAway(vol)
 	}
 	return here[:min(len(here), 1000)], nil
-}
-
-func (o *OSD) anyOutside() bool {
-	return slices.ContainsFunc(o.Map().Pools, func(p objstore.Pool) bool { return p.Outside != nil })
 }
 
 func (o *OSD) noteAway(vol objstore.VolumeID) {
@@ -50,7 +43,7 @@ func (o *OSD) noteAway(vol objstore.VolumeID) {
 // lookAway finds what the last run left to be removed from outside pools. In a
 // cluster whoever leads a group anew looks.
 func (o *OSD) lookAway() {
-	if o.opt.Peers != nil || !o.anyOutside() {
+	if o.opt.Peers != nil || !o.Map().HasOutside() {
 		return
 	}
 	for pg := range o.groups {

@@ -159,7 +159,7 @@ func (f poolFiles) open(ctx context.Context, p *objstore.Pool) (pool.Store, erro
 // one takes what is written from now on.
 func (f poolFiles) register(ctx context.Context, m *mon.Monitor, cm *objstore.Map) (*objstore.Map, error) {
 	for _, name := range slices.Sorted(maps.Keys(f)) {
-		if slices.ContainsFunc(cm.Pools, func(p objstore.Pool) bool { return p.Name == name }) {
+		if cm.PoolNamed(name) != nil {
 			continue
 		}
 		out, err := outsideOption("", f[name])

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -238,11 +237,10 @@ func getPool(c *cli.Context) error {
 	if err := askMons(c, []string{"status"}, nil, &st); err != nil {
 		return err
 	}
-	i := slices.IndexFunc(st.Pools, func(p objstore.Pool) bool { return p.Name == args[0] })
-	if i < 0 {
+	pool := (&objstore.Map{Pools: st.Pools}).PoolNamed(args[0])
+	if pool == nil {
 		return fmt.Errorf("pool %q: %w", args[0], objstore.NotFound)
 	}
-	pool := &st.Pools[i]
 	return show(c, pool, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "id: %d\nkind: %s\nsize: %s\nmin_size: %d\npgs: %d\nfailure_domain: %s\n", pool.ID, pool.Kind, redundancy(pool), pool.MinSize, pool.PGs, pool.Domain())
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,17 +22,6 @@ const (
 	outsideTimeout = 2 * time.Minute // for a chunk, with all retries of the driver
 	freedBatch     = 1000
 )
-
-// outside is the outside pool that a chunk lies in, nil if it is in none.
-func (e *epoch) outside(id objstore.ChunkID) *objstore.Pool {
-	if id.Resident() {
-		return nil
-	}
-	if p := e.PoolOf(id); p != nil && p.Outside != nil {
-		return p
-	}
-	return nil
-}
 
 // inside is the pool for a volume's bodies where a rule chose one: the store's own
 // first data pool, if that is outside and the bodies are not sealed.
@@ -140,11 +130,7 @@ func (c *Client) emptyOutside() {
 // EmptyOutside removes what was freed in outside pools.
 func (c *Client) EmptyOutside(ctx context.Context) error {
 	e := c.now.Load()
-	any := false
-	for i := range e.Pools {
-		any = any || e.Pools[i].Outside != nil
-	}
-	if !any {
+	if !e.HasOutside() {
 		return nil
 	}
 	for pg := range uint32(e.Meta().PGs) {
@@ -153,10 +139,12 @@ func (c *Client) EmptyOutside(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if err := c.removeOutside(ctx, e, ids); err != nil {
+			// A pool that is newer than this client's map is for the next time.
+			known := slices.DeleteFunc(ids, func(id objstore.ChunkID) bool { return e.OutsideOf(id) == nil })
+			if err := c.removeOutside(ctx, e, known); err != nil {
 				return err
 			}
-			if len(ids) < freedBatch {
+			if len(known) < freedBatch {
 				break
 			}
 		}
@@ -164,15 +152,14 @@ func (c *Client) EmptyOutside(ctx context.Context) error {
 	return nil
 }
 
-// removeOutside removes freed chunks and says so to their volumes.
+// removeOutside removes freed chunks, all of outside pools, and says so to their volumes.
 func (c *Client) removeOutside(ctx context.Context, e *epoch, ids []objstore.ChunkID) error {
 	names := map[*objstore.Pool][]string{}
 	byVolume := map[objstore.VolumeID][]objstore.ChunkID{}
 	for _, id := range ids {
-		if p := e.outside(id); p != nil {
-			names[p] = append(names[p], pool.Name(id))
-			byVolume[id.Ino.Volume()] = append(byVolume[id.Ino.Volume()], id)
-		}
+		p := e.OutsideOf(id)
+		names[p] = append(names[p], pool.Name(id))
+		byVolume[id.Ino.Volume()] = append(byVolume[id.Ino.Volume()], id)
 	}
 	for p, list := range names {
 		s, err := c.store(ctx, p)

@@ -18,7 +18,7 @@ import (
 func (c *Client) ReadChunk(ctx context.Context, id objstore.ChunkID, off uint32, p []byte) error {
 	e := c.now.Load()
 	pg := e.Group(id.Ino.Volume())
-	if out := e.outside(id); out != nil {
+	if out := e.OutsideOf(id); out != nil {
 		return c.readOutside(ctx, out, chunkRange{id, pg, off, p})
 	}
 	if e.only != nil {

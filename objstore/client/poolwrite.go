@@ -62,7 +62,7 @@ func (c *Client) poolFor(ctx context.Context, ino objstore.Ino) (int, error) {
 // not get better by waiting, as it might with those that are down.
 func (c *Client) PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) error {
 	e := c.now.Load()
-	if p := e.outside(id); p != nil {
+	if p := e.OutsideOf(id); p != nil {
 		return c.putOutside(ctx, p, id, data)
 	}
 	if e.only != nil {
