@@ -56,7 +56,7 @@ func runVerify(c *cli.Context, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	v := &verifier{s: s, out: c.App.Writer, named: map[string]bool{}}
+	v := &verifier{s: s, out: c.App.Writer, runs: opt.data == "", named: map[string]bool{}}
 	err = v.run(c.Context, name, opt.pools, c.Bool("remove"))
 	if err2 := end(); err == nil {
 		err = err2
@@ -105,6 +105,7 @@ func openToVerify(ctx context.Context, opt upOptions, log *slog.Logger) (*stack,
 type verifier struct {
 	s      *stack
 	out    io.Writer
+	runs   bool // the store does: files may go meanwhile
 	pool   *objstore.Pool
 	named  map[string]bool // objects
 	chunks int
@@ -113,12 +114,7 @@ type verifier struct {
 }
 
 func (v *verifier) run(ctx context.Context, name string, files poolFiles, remove bool) error {
-	for i := range v.s.cmap.Pools {
-		if p := &v.s.cmap.Pools[i]; p.Name == name && p.Outside != nil {
-			v.pool = p
-		}
-	}
-	if v.pool == nil {
+	if v.pool = v.s.cmap.PoolNamed(name); v.pool == nil || v.pool.Outside == nil {
 		return usageError("there is no outside pool %q", name)
 	}
 	if err := v.dir(ctx, objstore.VolumeRoot(objstore.RootVolume), "/"); err != nil {
@@ -154,7 +150,7 @@ func (v *verifier) dir(ctx context.Context, dir objstore.Ino, path string) error
 			case objstore.ModeRegular:
 				err = v.file(ctx, e.Ino, path+e.Name)
 			}
-			if err != nil && !gone(err) {
+			if err != nil && !v.gone(err) {
 				return err
 			}
 		}
@@ -164,8 +160,12 @@ func (v *verifier) dir(ctx context.Context, dir objstore.Ino, path string) error
 	}
 }
 
-// gone says that what was to be looked at was removed meanwhile.
-func gone(err error) bool { return errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale) }
+// gone says that what was to be looked at was removed meanwhile. In a store that
+// does not run nothing is, and what cannot be looked at ends the run: its objects
+// would be taken for leftovers.
+func (v *verifier) gone(err error) bool {
+	return v.runs && (errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale))
+}
 
 func (v *verifier) file(ctx context.Context, ino objstore.Ino, path string) error {
 	for off := uint64(0); ; {
@@ -180,7 +180,7 @@ func (v *verifier) file(ctx context.Context, ino objstore.Ino, path string) erro
 			v.named[pool.Name(e.Chunk)] = true
 			v.chunks++
 			v.bytes += uint64(e.Len)
-			if err := v.s.sealed.ReadChunk(ctx, e.Chunk, e.ChunkOff, make([]byte, e.Len)); errors.Is(err, objstore.Stale) {
+			if err := v.s.sealed.ReadChunk(ctx, e.Chunk, e.ChunkOff, make([]byte, e.Len)); err != nil && v.gone(err) {
 				return nil // removed or written anew meanwhile
 			} else if err != nil {
 				v.bad++
