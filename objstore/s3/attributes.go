@@ -19,7 +19,7 @@ type attributesXML struct {
 }
 
 type sumsXML struct {
-	partSums
+	sumsOf
 	ChecksumType string `xml:",omitempty"`
 }
 
@@ -65,9 +65,8 @@ func (q *request) getAttributes() error {
 			x.StorageClass = "STANDARD"
 		case "Checksum":
 			if v.Sum != nil {
-				var c copyXML
-				c.setSum(v.Sum)
-				x.Checksum = &sumsXML{partSums{c.ChecksumCRC32, c.ChecksumCRC32C, c.ChecksumCRC64NVME, c.ChecksumSHA1, c.ChecksumSHA256}, v.Sum.kind()}
+				x.Checksum = &sumsXML{ChecksumType: v.Sum.kind()}
+				x.Checksum.setSum(v.Sum)
 			}
 		case "ObjectParts":
 			if x.ObjectParts, err = q.attributeParts(v); err != nil {
@@ -112,7 +111,7 @@ func (q *request) attributeParts(v *version) (*partsOut, error) {
 		}
 		x := partXML{PartNumber: p.Number, Size: p.Size}
 		if v.Sum != nil && p.Sum != "" {
-			x.setSum(v.Sum.Algorithm, p.Sum)
+			x.setSum(&checksum{Algorithm: v.Sum.Algorithm, Value: p.Sum})
 		}
 		out.Parts = append(out.Parts, x)
 		out.NextPartNumberMarker = p.Number

@@ -33,6 +33,38 @@ func (c *checksum) kind() string {
 	return "FULL_OBJECT"
 }
 
+// sumsOf is where S3's documents have the checksum of a body: in the field of its algorithm.
+type sumsOf struct {
+	ChecksumCRC32     string `xml:",omitempty"`
+	ChecksumCRC32C    string `xml:",omitempty"`
+	ChecksumCRC64NVME string `xml:",omitempty"`
+	ChecksumSHA1      string `xml:",omitempty"`
+	ChecksumSHA256    string `xml:",omitempty"`
+}
+
+func (x *sumsOf) setSum(s *checksum) {
+	if s == nil {
+		return
+	}
+	switch s.Algorithm {
+	case "CRC32":
+		x.ChecksumCRC32 = s.Value
+	case "CRC32C":
+		x.ChecksumCRC32C = s.Value
+	case "CRC64NVME":
+		x.ChecksumCRC64NVME = s.Value
+	case "SHA1":
+		x.ChecksumSHA1 = s.Value
+	case "SHA256":
+		x.ChecksumSHA256 = s.Value
+	}
+}
+
+// sum is the one that a document has.
+func (x *sumsOf) sum() string {
+	return x.ChecksumCRC32 + x.ChecksumCRC32C + x.ChecksumCRC64NVME + x.ChecksumSHA1 + x.ChecksumSHA256
+}
+
 // algorithms are the checksums that current SDKs send.
 var algorithms = []string{"CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"}
 

@@ -20,17 +20,9 @@ type completeXML struct {
 }
 
 type completePart struct {
-	PartNumber        int
-	ETag              string
-	ChecksumCRC32     string
-	ChecksumCRC32C    string
-	ChecksumCRC64NVME string
-	ChecksumSHA1      string
-	ChecksumSHA256    string
-}
-
-func (p *completePart) sum() string {
-	return p.ChecksumCRC32 + p.ChecksumCRC32C + p.ChecksumCRC64NVME + p.ChecksumSHA1 + p.ChecksumSHA256
+	PartNumber int
+	ETag       string
+	sumsOf
 }
 
 type completedXML struct {
@@ -40,16 +32,8 @@ type completedXML struct {
 	Bucket   string
 	Key      string
 	ETag     string
-	partSums
+	sumsOf
 	ChecksumType string `xml:",omitempty"`
-}
-
-type partSums struct {
-	ChecksumCRC32     string `xml:",omitempty"`
-	ChecksumCRC32C    string `xml:",omitempty"`
-	ChecksumCRC64NVME string `xml:",omitempty"`
-	ChecksumSHA1      string `xml:",omitempty"`
-	ChecksumSHA256    string `xml:",omitempty"`
 }
 
 func (q *request) completeUpload() error {
@@ -100,9 +84,7 @@ func (q *request) completed(v *version) error {
 	}
 	x := completedXML{Xmlns: xmlns, Location: "http://" + q.r.Host + "/" + q.b.name + "/" + q.key, Bucket: q.b.name, Key: q.key, ETag: `"` + v.ETag + `"`}
 	if v.Sum != nil {
-		var c copyXML
-		c.setSum(v.Sum)
-		x.partSums = partSums{c.ChecksumCRC32, c.ChecksumCRC32C, c.ChecksumCRC64NVME, c.ChecksumSHA1, c.ChecksumSHA256}
+		x.setSum(v.Sum)
 		x.ChecksumType = v.Sum.kind()
 	}
 	return q.answerXML(http.StatusOK, &x)

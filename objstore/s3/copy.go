@@ -52,15 +52,11 @@ func (q *request) source() (*bucket, *version, error) {
 }
 
 type copyXML struct {
-	XMLName           xml.Name
-	Xmlns             string `xml:"xmlns,attr"`
-	ETag              string
-	LastModified      string
-	ChecksumCRC32     string `xml:",omitempty"`
-	ChecksumCRC32C    string `xml:",omitempty"`
-	ChecksumCRC64NVME string `xml:",omitempty"`
-	ChecksumSHA1      string `xml:",omitempty"`
-	ChecksumSHA256    string `xml:",omitempty"`
+	XMLName      xml.Name
+	Xmlns        string `xml:"xmlns,attr"`
+	ETag         string
+	LastModified string
+	sumsOf
 }
 
 func (q *request) copyObject() error {
@@ -113,24 +109,6 @@ func (q *request) copyObject() error {
 	x := copyXML{XMLName: xml.Name{Local: "CopyObjectResult"}, Xmlns: xmlns, ETag: `"` + made.ETag + `"`, LastModified: made.modified().Format(xmlTime)}
 	x.setSum(made.Sum)
 	return q.answerXML(http.StatusOK, &x)
-}
-
-func (x *copyXML) setSum(s *checksum) {
-	if s == nil {
-		return
-	}
-	switch s.Algorithm {
-	case "CRC32":
-		x.ChecksumCRC32 = s.Value
-	case "CRC32C":
-		x.ChecksumCRC32C = s.Value
-	case "CRC64NVME":
-		x.ChecksumCRC64NVME = s.Value
-	case "SHA1":
-		x.ChecksumSHA1 = s.Value
-	case "SHA256":
-		x.ChecksumSHA256 = s.Value
-	}
 }
 
 // copyFrom makes an object of another's bytes, which are shared where both are in

@@ -171,22 +171,11 @@ func (b *bucket) parts(ctx context.Context, u *upload) ([]storedPart, error) {
 }
 
 type partXML struct {
-	PartNumber        int
-	LastModified      string `xml:",omitempty"`
-	ETag              string `xml:",omitempty"`
-	Size              uint64
-	ChecksumCRC32     string `xml:",omitempty"`
-	ChecksumCRC32C    string `xml:",omitempty"`
-	ChecksumCRC64NVME string `xml:",omitempty"`
-	ChecksumSHA1      string `xml:",omitempty"`
-	ChecksumSHA256    string `xml:",omitempty"`
-}
-
-func (x *partXML) setSum(algorithm, value string) {
-	var c copyXML
-	c.setSum(&checksum{Algorithm: algorithm, Value: value})
-	x.ChecksumCRC32, x.ChecksumCRC32C, x.ChecksumCRC64NVME = c.ChecksumCRC32, c.ChecksumCRC32C, c.ChecksumCRC64NVME
-	x.ChecksumSHA1, x.ChecksumSHA256 = c.ChecksumSHA1, c.ChecksumSHA256
+	PartNumber   int
+	LastModified string `xml:",omitempty"`
+	ETag         string `xml:",omitempty"`
+	Size         uint64
+	sumsOf
 }
 
 type partsXML struct {
@@ -245,9 +234,7 @@ func (q *request) listParts() error {
 			break
 		}
 		x := partXML{PartNumber: part.number, LastModified: time.Unix(0, part.Mtime).UTC().Format(xmlTime), ETag: `"` + part.ETag + `"`, Size: part.Size}
-		if part.Sum != nil {
-			x.setSum(part.Sum.Algorithm, part.Sum.Value)
-		}
+		x.setSum(part.Sum)
 		doc.Parts = append(doc.Parts, x)
 		doc.NextPartNumberMarker = part.number
 	}
