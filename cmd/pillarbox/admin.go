@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -22,10 +20,11 @@ import (
 	"pillarbox/objstore/volume"
 )
 
-// The admin API is HTTP with JSON on the unix socket DIR/admin.sock, for root
-// only: GET /status answers a statusReport, POST /command carries out a
-// monitor's command, GET /debug/{profile} answers a profile of this process by
-// its name in runtime/pprof (heap, goroutine, ...).
+// The admin API of a mount is HTTP with JSON on the unix socket admin.sock, for
+// root only, in the data directory, or of a cluster's mount in that of its lock:
+// GET /status answers a statusReport, POST /command carries out a command of the
+// monitor in this process, GET /debug/{profile} answers a profile of it by its
+// name in runtime/pprof (heap, goroutine, ...). Who asks is in ask.go.
 
 // adminStop is how long running admin requests may take when the daemon ends.
 const adminStop = 2 * time.Second
@@ -33,7 +32,7 @@ const adminStop = 2 * time.Second
 // maxSocketPath is what fits into a socket address, in bytes.
 const maxSocketPath = 107
 
-// statusReport is the state of a running store. Sizes are in bytes.
+// statusReport is the state of a running mount and its store. Sizes are in bytes.
 type statusReport struct {
 	FSID       string          `json:"fsid"`
 	Version    string          `json:"version"`
@@ -42,7 +41,8 @@ type statusReport struct {
 	Health     string          `json:"health"` // "ok" or "error"
 	Problems   []string        `json:"problems"`
 	Mountpoint string          `json:"mountpoint"`
-	Data       string          `json:"data"`
+	Data       string          `json:"data,omitempty"`
+	Conf       string          `json:"conf,omitempty"` // of a cluster's mount
 	Epoch      uint64          `json:"map_epoch"`
 	Depth      int             `json:"volume_depth"`
 	OSDs       osdCounts       `json:"osds"`
@@ -66,8 +66,8 @@ type byteCounts struct {
 
 // admin serves the admin API until close.
 type admin struct {
-	d       *dataDir
 	s       *stack
+	opt     upOptions
 	log     *slog.Logger
 	since   time.Time
 	server  *http.Server
@@ -76,8 +76,9 @@ type admin struct {
 	started bool
 }
 
-func startAdmin(ctx context.Context, d *dataDir, s *stack, log *slog.Logger) (*admin, error) {
-	a := &admin{d: d, s: s, log: log, since: time.Now(), served: make(chan error, 1)}
+// startAdmin serves it in a directory that this process has locked.
+func startAdmin(ctx context.Context, d *dataDir, s *stack, opt upOptions, log *slog.Logger) (*admin, error) {
+	a := &admin{s: s, opt: opt, log: log, since: time.Now(), served: make(chan error, 1)}
 	if err := os.Remove(d.file(sockFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return a, fmt.Errorf("remove the old admin socket: %w", err)
 	}
@@ -95,7 +96,9 @@ func startAdmin(ctx context.Context, d *dataDir, s *stack, log *slog.Logger) (*a
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", a.serveStatus)
-	mux.HandleFunc("POST /command", a.serveCommand)
+	if s.mon != nil {
+		mux.HandleFunc("POST /command", a.serveCommand)
+	}
 	mux.HandleFunc("GET /debug/{profile}", a.serveProfile)
 	a.server = &http.Server{
 		Handler: mux, ReadTimeout: 10 * time.Second, IdleTimeout: 10 * time.Second,
@@ -107,8 +110,11 @@ func startAdmin(ctx context.Context, d *dataDir, s *stack, log *slog.Logger) (*a
 	return a, nil
 }
 
-// close ends the API and removes its socket.
+// close ends the API and removes its socket; a nil one does nothing.
 func (a *admin) close() error {
+	if a == nil {
+		return nil
+	}
 	var errs []error
 	if a.started {
 		ctx, cancel := context.WithTimeout(context.Background(), adminStop)
@@ -198,28 +204,27 @@ func (a *admin) serveProfile(w http.ResponseWriter, r *http.Request) {
 // status asks every part how it is.
 func (a *admin) status(ctx context.Context) *statusReport {
 	st := &statusReport{
-		FSID: a.d.info.FSID, Version: version(), Pid: os.Getpid(), Uptime: time.Since(a.since).Seconds(),
-		Problems: []string{}, Mountpoint: a.s.mount.Point(), Data: a.d.path, Depth: a.d.info.VolumeDepth,
+		FSID: a.s.cmap.FSID, Version: version(), Pid: os.Getpid(), Uptime: time.Since(a.since).Seconds(),
+		Problems: []string{}, Mountpoint: a.s.mount.Point(), Data: a.opt.data, Conf: a.opt.conf, Depth: a.s.cmap.VolumeDepth,
 	}
 	problem := func(err error) {
 		if err != nil {
 			st.Problems = append(st.Problems, oneLine(err))
 		}
 	}
-	m, err := a.s.mon.Map(ctx)
-	problem(err)
-	if err == nil {
-		st.Epoch, st.Pools, st.PGs, st.OSDs.Total = m.Epoch, m.Pools, m.Meta().PGs, len(m.OSDs)
-		for _, o := range m.OSDs {
-			if o.Up {
-				st.OSDs.Up++
-			}
-			if o.In {
-				st.OSDs.In++
-			}
+	m := a.s.client.Map()
+	st.Epoch, st.Pools, st.PGs, st.OSDs.Total = m.Epoch, m.Pools, m.Meta().PGs, len(m.OSDs)
+	for _, o := range m.OSDs {
+		if o.Up {
+			st.OSDs.Up++
+		}
+		if o.In {
+			st.OSDs.In++
 		}
 	}
-	problem(a.osdHealth())
+	if a.s.osd != nil {
+		problem(a.osdHealth())
+	}
 	sf, err := a.s.client.StatFS(ctx)
 	problem(err)
 	if err == nil {
@@ -244,95 +249,6 @@ func (a *admin) osdHealth() error {
 		if err := a.s.osd.View(uint32(pg), func(volume.View) error { return nil }); err != nil {
 			return fmt.Errorf("osd.0: %w", err)
 		}
-	}
-	return nil
-}
-
-// askStatus asks the Pillarbox that runs on a data directory.
-func askStatus(ctx context.Context, data string) (*statusReport, error) {
-	st := &statusReport{}
-	return st, askAdmin(ctx, data, http.MethodGet, "/status", nil, st)
-}
-
-// commandAt gives a monitor's command to the Pillarbox that runs on a data
-// directory.
-func commandAt(ctx context.Context, data string, words []string, options map[string]string, answer any) error {
-	var out adminAnswer
-	if err := askAdmin(ctx, data, http.MethodPost, "/command", adminCommand{words, options}, &out); err != nil {
-		return err
-	}
-	if out.Error != "" {
-		if out.Kind != 0 {
-			return &answered{out.Error, out.Kind}
-		}
-		return errors.New(out.Error)
-	}
-	return json.Unmarshal(out.Answer, answer)
-}
-
-// answered is an error that another process answered with.
-type answered struct {
-	text string
-	kind objstore.Kind
-}
-
-func (e *answered) Error() string { return e.text }
-func (e *answered) Unwrap() error { return e.kind }
-
-// maxAnswer is how long an answer of the admin API may be, in bytes.
-const maxAnswer = 16 << 20
-
-// askAdmin makes a request to the admin API of a data directory.
-func askAdmin(ctx context.Context, data, method, what string, request, answer any) error {
-	data, err := absolute(data)
-	if err != nil {
-		return err
-	}
-	d, err := findDataDir(data)
-	if err != nil {
-		return err
-	}
-	if d.info == nil {
-		return failure(exitNotRunning, "there is no store in %s", data)
-	}
-	path, dir, err := socketPath(data)
-	if err != nil {
-		return err
-	}
-	if dir != nil {
-		defer dir.Close()
-	}
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}
-	defer tr.CloseIdleConnections()
-	body, err := json.Marshal(request)
-	if err != nil {
-		return fmt.Errorf("encode a request: %w", err)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://pillarbox"+what, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	res, err := (&http.Client{Transport: tr}).Do(req)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-		return failure(exitNotRunning, "no Pillarbox runs on %s", data)
-	}
-	if err != nil {
-		return fmt.Errorf("ask the Pillarbox on %s: %w", data, err)
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	if err != nil {
-		return fmt.Errorf("ask the Pillarbox on %s: %w", data, err)
-	}
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask the Pillarbox on %s: %s", data, res.Status)
-	}
-	if err := json.Unmarshal(b, answer); err != nil {
-		return fmt.Errorf("answer of the Pillarbox on %s: %w", data, err)
 	}
 	return nil
 }

@@ -50,8 +50,12 @@ func upCluster(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHoo
 	if err := s.mountAt(ctx, opt.point, d.path, opt, log); err != nil {
 		return errors.Join(err, s.close())
 	}
-	if err := hooks.ready(nil); err != nil {
-		return errors.Join(err, shutdown(s, opt, log, signals))
+	adm, err := startAdmin(ctx, d, s, opt, log)
+	if err == nil {
+		err = hooks.ready(nil)
+	}
+	if err != nil {
+		return errors.Join(err, adm.close(), shutdown(s, opt, log, signals))
 	}
 	log.Info("serving", "mountpoint", opt.point, "fsid", s.cmap.FSID)
 	select {
@@ -60,11 +64,11 @@ func upCluster(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHoo
 	case <-s.mount.Done():
 		log.Info("ending: the mount was taken down from outside", "mountpoint", opt.point)
 	}
-	return shutdown(s, opt, log, signals)
+	return errors.Join(adm.close(), shutdown(s, opt, log, signals))
 }
 
 // mountLock is the directory whose lock the process of a cluster's mount holds,
-// for umount to find it by: a host can have several mounts with one configuration.
+// and where its admin socket is, for other commands to find it by: a host can have several mounts with one configuration.
 func mountLock(opt upOptions) (*dataDir, error) {
 	sum := sha256.Sum256([]byte(opt.point))
 	d := &dataDir{path: filepath.Join(opt.conf, "mounts", hex.EncodeToString(sum[:8]))}

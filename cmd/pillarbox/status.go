@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"text/tabwriter"
 	"time"
 
@@ -21,14 +22,17 @@ func reportFlags() []cli.Flag {
 
 func statusCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "status",
-		Usage: "say how a cluster, or a running store of one host, is",
-		Flags: append(reportFlags(), &cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "of a cluster: go on, with a line for what changes"}),
+		Name:      "status",
+		Usage:     "say how a cluster, a running store of one host, or a mount is",
+		ArgsUsage: "[MOUNTPOINT]",
+		Flags:     append(reportFlags(), &cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "of a cluster: go on, with a line for what changes"}),
 		Action: func(c *cli.Context) error {
 			switch {
 			case c.String("data") != "" && c.Bool("watch"):
 				return usageError("--watch is for clusters")
-			case c.String("data") != "":
+			case c.Args().Present() && (c.String("data") != "" || c.Bool("watch")):
+				return usageError("a mount point goes without --data and --watch")
+			case c.String("data") != "" || c.Args().Present():
 				return report(c, writeStatus)
 			case c.Bool("watch"):
 				return watchStatus(c)
@@ -38,16 +42,22 @@ func statusCommand() *cli.Command {
 	}
 }
 
-// report asks a running store and writes the answer, as text or JSON.
+// report asks a running store, or the one behind a mount point, and writes the answer, as text or JSON.
 func report(c *cli.Context, text func(io.Writer, *statusReport) error) error {
-	if _, err := operands(c); err != nil {
-		return err
-	}
 	format := c.String("format")
 	if format != "text" && format != "json" {
 		return usageError("format %q: must be text or json", format)
 	}
-	st, err := askStatus(c.Context, c.String("data"))
+	st := &statusReport{}
+	var err error
+	if c.String("data") == "" {
+		var args []string
+		if args, err = operands(c, "MOUNTPOINT"); err == nil {
+			err = askMount(c.Context, args[0], http.MethodGet, "/status", nil, st)
+		}
+	} else if _, err = operands(c); err == nil {
+		err = askAdmin(c.Context, c.String("data"), http.MethodGet, "/status", nil, st)
+	}
 	if err != nil {
 		return err
 	}
@@ -67,7 +77,11 @@ func writeStatus(w io.Writer, st *statusReport) error {
 		row("", "%s", p)
 	}
 	row("store", "%s (map epoch %d)", st.FSID, st.Epoch)
-	row("data", "%s", st.Data)
+	if st.Conf != "" {
+		row("configuration", "%s", st.Conf)
+	} else {
+		row("data", "%s", st.Data)
+	}
 	row("mount point", "%s", st.Mountpoint)
 	row("running", "for %v, pid %d, version %s", (time.Duration(st.Uptime) * time.Second), st.Pid, st.Version)
 	row("osds", "%d: %d up, %d in", st.OSDs.Total, st.OSDs.Up, st.OSDs.In)

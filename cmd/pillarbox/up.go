@@ -158,7 +158,7 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 	if err != nil {
 		return err
 	}
-	adm, err := startAdmin(ctx, d, s, log)
+	adm, err := startAdmin(ctx, d, s, opt, log)
 	var gateway *s3Server
 	if err == nil {
 		gateway, err = upS3(ctx, opt.s3, s, log)

@@ -176,6 +176,9 @@ func TestMountAndUmount(t *testing.T) {
 		if st.Health != "ok" || st.Mountpoint != point || st.Data != filepath.Clean(data) || st.OSDs != (osdCounts{1, 1, 1}) || st.PGs != 64 || st.Bytes.Avail == 0 {
 			t.Errorf("status: %s", out)
 		}
+		if out, _ := expect(t, exitOK, "status", point); !strings.Contains(out, data) {
+			t.Errorf("status of the mount point: %s", out)
+		}
 		if out, _ := expect(t, exitOK, "df", "--data", data); !strings.Contains(out, point) {
 			t.Errorf("df: %s", out)
 		}
@@ -189,6 +192,7 @@ func TestMountAndUmount(t *testing.T) {
 		t.Errorf("log:\n%s", log)
 	}
 	expect(t, exitInUse, "umount", point)
+	expect(t, exitInUse, "status", point)
 }
 
 func TestPartsOfTwoStores(t *testing.T) {

@@ -141,6 +141,9 @@ func (c *Client) Close() error {
 
 func (c *Client) pg(ino objstore.Ino) uint32 { return c.now.Load().Group(ino.Volume()) }
 
+// Map is the cluster map that the client goes by, not to be changed.
+func (c *Client) Map() *objstore.Map { return c.now.Load().Map }
+
 // Session implements objstore.Store.
 func (c *Client) Session() objstore.Session { return c.session }
 
