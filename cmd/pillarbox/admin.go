@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/pool/layer"
 	"pillarbox/objstore/volume"
 )
 
@@ -49,7 +50,8 @@ type statusReport struct {
 	PGs        int             `json:"pgs"`
 	Pools      []objstore.Pool `json:"pools"`
 	Bytes      byteCounts      `json:"bytes"`
-	Files      *uint64         `json:"files,omitempty"` // absent: not counted
+	Files      *uint64         `json:"files,omitempty"`         // absent: not counted
+	Outside    []layer.Stats   `json:"outside_pools,omitempty"` // since they were first needed
 }
 
 type osdCounts struct {
@@ -235,6 +237,10 @@ func (a *admin) status(ctx context.Context) *statusReport {
 		if sf.Avail == 0 {
 			problem(errors.New("the store is full"))
 		}
+	}
+	st.Outside = a.s.pools.Pools()
+	for _, p := range st.Outside {
+		problem(p.Problem())
 	}
 	st.Health = "ok"
 	if len(st.Problems) > 0 {

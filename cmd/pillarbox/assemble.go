@@ -16,6 +16,7 @@ import (
 	"pillarbox/mon/monrpc"
 	"pillarbox/objstore"
 	"pillarbox/objstore/client"
+	"pillarbox/objstore/pool/layer"
 	"pillarbox/objstore/seal"
 	"pillarbox/osd"
 )
@@ -32,6 +33,7 @@ type stack struct {
 	mount  *fusefs.Mounted
 	dev    uint64           // of the mount
 	cache  *diskcache.Cache // nil: none
+	pools  *layer.Metrics   // of outside pools
 
 	mons    *monrpc.Client // of a cluster
 	closers []func() error // of what a cluster's client has instead of monitor and OSD
@@ -40,7 +42,7 @@ type stack struct {
 // openStack opens the store in a locked data directory, without mounting it. A
 // new store gets what store.json says.
 func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger) (_ *stack, err error) {
-	s := &stack{}
+	s := &stack{pools: layer.NewMetrics()}
 	defer func() {
 		if err != nil {
 			err = withCode(errors.Join(err, s.close()))
@@ -67,7 +69,7 @@ func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
-	if s.client, err = client.New(ctx, s.cmap, session, client.Embedded(s.osd), client.Options{Log: log, Found: s.found, Outside: opt.pools.open, Sealed: s.isSealed}); err != nil {
+	if s.client, err = client.New(ctx, s.cmap, session, client.Embedded(s.osd), client.Options{Log: log, Found: s.found, Outside: s.openPool(opt.pools), Sealed: s.isSealed}); err != nil {
 		return nil, err
 	}
 	if err = s.openKeys(d, opt, log); err != nil {

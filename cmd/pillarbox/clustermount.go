@@ -16,6 +16,7 @@ import (
 	"pillarbox/cachefs"
 	"pillarbox/objstore"
 	"pillarbox/objstore/client"
+	"pillarbox/objstore/pool/layer"
 	"pillarbox/osd/osdrpc"
 )
 
@@ -87,7 +88,7 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 	if err != nil {
 		return nil, err
 	}
-	s := &stack{mons: self.mons}
+	s := &stack{mons: self.mons, pools: layer.NewMetrics()}
 	defer func() {
 		if err != nil {
 			err = withCode(errors.Join(err, s.close()))
@@ -113,7 +114,7 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 	if err != nil {
 		return nil, fmt.Errorf("name of this host: %w", err)
 	}
-	if s.client, err = client.New(ctx, s.cmap, session, conns, client.Options{Log: log, Host: host, Timeout: opt.timeout, Found: s.found, Outside: opt.pools.open, Sealed: s.isSealed}); err != nil {
+	if s.client, err = client.New(ctx, s.cmap, session, conns, client.Options{Log: log, Host: host, Timeout: opt.timeout, Found: s.found, Outside: s.openPool(opt.pools), Sealed: s.isSealed}); err != nil {
 		return nil, err
 	}
 	if err = s.openKeys(nil, opt, log); err != nil {

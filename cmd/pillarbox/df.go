@@ -43,5 +43,11 @@ func writeSpace(w io.Writer, st *statusReport) error {
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%d\t%d\t%s\n", p.Name, p.Kind, p.Size, p.MinSize, groups)
 	}
+	if len(st.Outside) > 0 {
+		fmt.Fprintln(tw, "\nOUTSIDE\tREQUESTS\tFAILED\tTHROTTLED\tSENT\tRECEIVED")
+	}
+	for _, p := range st.Outside {
+		fmt.Fprintf(tw, "%s\t%d\t%d\t%d\t%s\t%s\n", p.Pool, p.Requests, p.Failed, p.Throttled, humanize.IBytes(p.Sent), humanize.IBytes(p.Received))
+	}
 	return tw.Flush()
 }

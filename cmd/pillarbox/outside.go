@@ -8,38 +8,28 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"pillarbox/mon"
 	"pillarbox/objstore"
 	"pillarbox/objstore/pool"
-	"pillarbox/objstore/pool/s3pool"
+	"pillarbox/objstore/pool/layer"
+	"pillarbox/objstore/pool/types"
 )
 
-// driver is how to get to one type of outside store.
-type driver struct {
-	check  func(settings map[string]string) error
-	secret func(setting string) bool // it stays in the file
-	open   func(ctx context.Context, settings map[string]string) (pool.Store, error)
-}
-
-func drivers() map[string]driver {
-	return map[string]driver{
-		"s3": {s3pool.Check, s3pool.Secret, func(ctx context.Context, settings map[string]string) (pool.Store, error) {
-			return s3pool.Open(ctx, settings)
-		}},
-	}
-}
-
-func driverOf(kind string) (driver, error) {
-	d, ok := drivers()[kind]
+// poolType is a type of outside stores by its name.
+func poolType(kind string) (pool.Type, error) {
+	known := types.All()
+	t, ok := known[kind]
 	if !ok {
-		return d, usageError("pools of type %q are not known; those known are: %s", kind, strings.Join(slices.Sorted(maps.Keys(drivers())), ", "))
+		return t, usageError("pools of type %q are not known; those known are: %s", kind, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 	}
-	return d, nil
+	return t, nil
 }
 
 // poolFiles are files with settings of outside pools, by the pool's name.
@@ -111,19 +101,20 @@ func outsideOf(kind, path string) (*objstore.Outside, error) {
 	if inFile != "" && inFile != kind {
 		return nil, usageError("%s is of a pool of type %s, not %s", path, inFile, kind)
 	}
-	d, err := driverOf(kind)
+	t, err := poolType(kind)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.check(settings); err != nil {
+	if err := t.Check(settings); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	maps.DeleteFunc(settings, func(name, _ string) bool { return d.secret(name) })
+	maps.DeleteFunc(settings, func(name, _ string) bool { return t.Settings[name].Secret })
 	return &objstore.Outside{Type: kind, Settings: settings}, nil
 }
 
-// outsideOption is the option of pool create for the monitors.
-func outsideOption(kind, path string) (string, error) {
+// outsideOption is the option of pool create for the monitors. The pool's place is
+// marked as the store's before: what is wrong with it or the credentials shows now.
+func outsideOption(ctx context.Context, kind, path, fsid string) (string, error) {
 	if path == "" {
 		return "", usageError("an outside pool needs --config FILE")
 	}
@@ -131,13 +122,26 @@ func outsideOption(kind, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	p := &objstore.Pool{Name: filepath.Base(path), Outside: o}
+	s, err := poolFiles{p.Name: path}.open(ctx, p, layer.NewMetrics())
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, claimTime)
+	defer cancel()
+	if err := pool.Claim(ctx, s, fsid); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
 	b, err := json.Marshal(o)
 	return string(b), err
 }
 
+// claimTime is how long an outside store may take to answer when a pool is made.
+const claimTime = 20 * time.Second
+
 // open opens an outside pool: what the map says of it, and what this host's file adds.
-func (f poolFiles) open(ctx context.Context, p *objstore.Pool) (pool.Store, error) {
-	d, err := driverOf(p.Outside.Type)
+func (f poolFiles) open(ctx context.Context, p *objstore.Pool, m *layer.Metrics) (pool.Store, error) {
+	t, err := poolType(p.Outside.Type)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +156,25 @@ func (f poolFiles) open(ctx context.Context, p *objstore.Pool) (pool.Store, erro
 		}
 		maps.Copy(settings, own)
 	}
-	return d.open(ctx, settings)
+	if err := t.Check(settings); err != nil {
+		return nil, err
+	}
+	s, err := t.Open(ctx, settings)
+	if err != nil {
+		return nil, err
+	}
+	return layer.Over(s, p.Name, m), nil
+}
+
+// openPool opens an outside pool of the store.
+func (s *stack) openPool(files poolFiles) func(context.Context, *objstore.Pool) (pool.Store, error) {
+	return func(ctx context.Context, p *objstore.Pool) (pool.Store, error) {
+		out, err := files.open(ctx, p, s.pools)
+		if err != nil {
+			return nil, err
+		}
+		return pool.Owned(out, s.cmap.FSID), nil
+	}
 }
 
 // register makes the pools that a store of one host does not have yet; the last
@@ -162,7 +184,7 @@ func (f poolFiles) register(ctx context.Context, m *mon.Monitor, cm *objstore.Ma
 		if cm.PoolNamed(name) != nil {
 			continue
 		}
-		out, err := outsideOption("", f[name])
+		out, err := outsideOption(ctx, "", f[name], cm.FSID)
 		if err != nil {
 			return nil, err
 		}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -14,6 +16,7 @@ import (
 	"pillarbox/mon"
 	"pillarbox/objstore"
 	"pillarbox/objstore/client"
+	"pillarbox/objstore/pool/types"
 	"pillarbox/osd/osdrpc"
 )
 
@@ -42,7 +45,7 @@ func poolCreateCommand() *cli.Command {
 			&cli.IntFlag{Name: "min-size", Usage: "`N` replicas that a write must reach (default: more than half)"},
 			&cli.StringFlag{Name: "failure-domain", Usage: "`KIND` that no two replicas share: osd, host or rack (default: host)"},
 			&cli.IntFlag{Name: "pgs", Usage: "`N` placement groups (default: 128)"},
-			&cli.StringFlag{Name: "type", Usage: "instead of on OSDs, in an outside store of a `TYPE`: s3"},
+			&cli.StringFlag{Name: "type", Usage: "instead of on OSDs, in an outside store of a `TYPE`: " + strings.Join(slices.Sorted(maps.Keys(types.All())), ", ")},
 			&cli.StringFlag{Name: "config", Usage: "`FILE` that says where an outside store is"},
 		),
 		Action: func(c *cli.Context) error {
@@ -56,8 +59,12 @@ func poolCreateCommand() *cli.Command {
 				}
 			}
 			if c.IsSet("type") || c.IsSet("config") {
-				var err error
-				if options["outside"], err = outsideOption(c.String("type"), c.String("config")); err != nil {
+				var st mon.Status
+				err := askMons(c, []string{"status"}, nil, &st)
+				if err != nil {
+					return err
+				}
+				if options["outside"], err = outsideOption(c.Context, c.String("type"), c.String("config"), st.FSID); err != nil {
 					return err
 				}
 			}

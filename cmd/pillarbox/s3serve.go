@@ -121,7 +121,7 @@ func runS3(c *cli.Context) error {
 	if err != nil {
 		return errors.Join(err, s.close())
 	}
-	shown, err := serveMetrics(c.String("metrics"), log, g.metrics)
+	shown, err := serveMetrics(c.String("metrics"), log, g.metrics, s.pools)
 	if err != nil {
 		return errors.Join(err, g.close(), s.close())
 	}

@@ -165,7 +165,7 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 	}
 	var shown *metrics
 	if err == nil {
-		parts := []prometheus.Collector{osdMetrics(s.osd, log)}
+		parts := []prometheus.Collector{osdMetrics(s.osd, log), s.pools}
 		if gateway != nil {
 			parts = append(parts, gateway.metrics)
 		}

@@ -120,7 +120,7 @@ func (v *verifier) run(ctx context.Context, name string, files poolFiles, remove
 	if err := v.dir(ctx, objstore.VolumeRoot(objstore.RootVolume), "/"); err != nil {
 		return err
 	}
-	store, err := files.open(ctx, v.pool)
+	store, err := v.s.openPool(files)(ctx, v.pool)
 	if err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ func (v *verifier) leftovers(ctx context.Context, store pool.Store, remove bool)
 		return 0, err
 	}
 	var old []string
-	err = store.List(ctx, func(o pool.Object) error {
+	err = pool.Each(ctx, store, func(o pool.Object) error {
 		if _, ok := pool.ParseName(o.Name); !ok || v.named[o.Name] {
 			return nil
 		}

@@ -1,7 +1,5 @@
 // Package s3pool keeps a pool's objects in a bucket of Amazon S3, or of anything
 // that speaks its protocol: Ceph's Object Gateway, MinIO, Pillarbox itself.
-// Requests are retried with jitter, as many at a time as the store takes (the
-// SDK's adaptive mode).
 package s3pool
 
 import (
@@ -12,21 +10,23 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"pillarbox/objstore"
 	"pillarbox/objstore/pool"
 )
 
 const (
-	attempts    = 6    // of each request
 	deleteBatch = 1000 // objects in a request
+	listPage    = 1000
 )
 
 // Store is a bucket, or what is below a prefix of it.
@@ -40,50 +40,27 @@ type Store struct {
 
 var _ pool.Store = (*Store)(nil)
 
-// Secret says whether a setting is one of the credentials.
-func Secret(setting string) bool {
-	return setting == "access_key" || setting == "secret_key" || setting == "session_token"
+// Type is the driver: access_key, secret_key and session_token, or else the SDK's
+// usual chain: environment, files, instance role.
+func Type() pool.Type {
+	return pool.Type{
+		Settings: map[string]pool.Setting{
+			"endpoint": {}, "bucket": {Needed: true}, "prefix": {Check: pool.Prefix}, "region": {},
+			"path_style": {Check: pool.OneOf("true", "false")}, "storage_class": {}, "sse": {}, "ca_file": {}, "profile": {},
+			"access_key": {Secret: true}, "secret_key": {Secret: true}, "session_token": {Secret: true},
+		},
+		Open: func(ctx context.Context, settings map[string]string) (pool.Store, error) { return Open(ctx, settings) },
+	}
 }
 
-// Check says what is wrong with settings.
-func Check(settings map[string]string) error {
-	for name, value := range settings {
-		switch name {
-		case "endpoint", "bucket", "prefix", "region", "storage_class", "sse", "ca_file", "profile", "access_key", "secret_key", "session_token":
-		case "path_style":
-			if value != "true" && value != "false" {
-				return fmt.Errorf("path_style %q: must be true or false: %w", value, objstore.Invalid)
-			}
-		default:
-			return fmt.Errorf("unknown setting %q: %w", name, objstore.Invalid)
-		}
-	}
-	if settings["bucket"] == "" {
-		return fmt.Errorf("no bucket: %w", objstore.Invalid)
-	}
-	if p := settings["prefix"]; strings.HasPrefix(p, "/") || strings.HasSuffix(p, "/") {
-		return fmt.Errorf("prefix %q begins or ends with a slash: %w", p, objstore.Invalid)
-	}
-	return nil
-}
-
-// Open makes a Store of settings: bucket, and maybe endpoint, prefix, region,
-// path_style, storage_class, sse, ca_file and profile; access_key, secret_key and
-// session_token, or else the SDK's usual chain: environment, files, instance role.
+// Open makes a Store of settings, which are those of Type.
 func Open(ctx context.Context, settings map[string]string) (*Store, error) {
-	if err := Check(settings); err != nil {
-		return nil, err
-	}
 	region := settings["region"]
 	if region == "" && settings["endpoint"] != "" {
 		region = "us-east-1"
 	}
 	options := []func(*config.LoadOptions) error{
-		config.WithRetryer(func() aws.Retryer {
-			return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
-				o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) { o.MaxAttempts = attempts })
-			})
-		}),
+		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 	}
 	if region != "" {
 		options = append(options, config.WithRegion(region))
@@ -106,10 +83,7 @@ func Open(ctx context.Context, settings map[string]string) (*Store, error) {
 		return nil, fmt.Errorf("settings of S3: %w", err)
 	}
 	s := &Store{
-		bucket: settings["bucket"], storageClass: types.StorageClass(settings["storage_class"]), encryption: types.ServerSideEncryption(settings["sse"]),
-	}
-	if p := settings["prefix"]; p != "" {
-		s.prefix = p + "/"
+		bucket: settings["bucket"], prefix: pool.Below(settings["prefix"]), storageClass: types.StorageClass(settings["storage_class"]), encryption: types.ServerSideEncryption(settings["sse"]),
 	}
 	s.client = s3.NewFromConfig(cfg, func(o *s3.Options) {
 		if e := settings["endpoint"]; e != "" {
@@ -127,20 +101,21 @@ func (s *Store) key(name string) *string { return aws.String(s.prefix + name) }
 
 // fail gives an error of the SDK its kind.
 func fail(what, name string, err error) error {
-	kind := objstore.Unavailable
-	var absent *types.NoSuchKey
-	var status interface{ HTTPStatusCode() int }
+	var answer *smithyhttp.ResponseError
+	var told smithy.APIError
 	switch {
-	case errors.As(err, &absent):
-		kind = objstore.NotFound
-	case errors.As(err, &status) && status.HTTPStatusCode() == 403:
-		kind = objstore.NotPermitted
-	case errors.As(err, &status) && status.HTTPStatusCode() == 416: // a range behind the end
-		kind = objstore.Corrupt
-	case errors.As(err, &status) && status.HTTPStatusCode() == 507:
-		kind = objstore.NoSpace
+	case errors.As(err, &told) && (told.ErrorCode() == "SlowDown" || told.ErrorCode() == "RequestLimitExceeded"):
+		var after time.Duration
+		if errors.As(err, &answer) {
+			after = pool.RetryAfter(answer.HTTPResponse().Header)
+		}
+		err = &pool.Throttled{After: after, Err: err}
+	case errors.As(err, &answer) && answer.HTTPResponse() != nil:
+		err = pool.StatusError(answer.HTTPStatusCode(), answer.HTTPResponse().Header, err)
+	default:
+		err = fmt.Errorf("%w: %w", objstore.Unavailable, err)
 	}
-	return fmt.Errorf("%s %s: %w: %w", what, name, kind, err)
+	return fmt.Errorf("%s %s: %w", what, name, err)
 }
 
 // Put implements pool.Store.
@@ -155,20 +130,8 @@ func (s *Store) Put(ctx context.Context, name string, data []byte) error {
 	return nil
 }
 
-// Get implements pool.Store. A body that was cut on its way is asked for again.
+// Get implements pool.Store.
 func (s *Store) Get(ctx context.Context, name string, off int64, p []byte) error {
-	var err error
-	for range attempts {
-		if err = s.get(ctx, name, off, p); err == nil || !errors.Is(err, errCut) || ctx.Err() != nil {
-			break
-		}
-	}
-	return err
-}
-
-var errCut = errors.New("the body was cut on its way")
-
-func (s *Store) get(ctx context.Context, name string, off int64, p []byte) error {
 	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{
 		Bucket: &s.bucket, Key: s.key(name), Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, off+int64(len(p))-1)),
 	})
@@ -180,7 +143,7 @@ func (s *Store) get(ctx context.Context, name string, off int64, p []byte) error
 		return fmt.Errorf("get %s: %d bytes at %d where %d were asked for: %w", name, n, off, len(p), objstore.Corrupt)
 	}
 	if _, err := io.ReadFull(out.Body, p); err != nil {
-		return fmt.Errorf("get %s: %w: %w: %w", name, objstore.Unavailable, errCut, err)
+		return fmt.Errorf("get %s: the body was cut on its way: %w: %w", name, objstore.Unavailable, err)
 	}
 	return nil
 }
@@ -200,27 +163,39 @@ func (s *Store) Delete(ctx context.Context, names []string) error {
 		}
 		for _, e := range out.Errors {
 			if aws.ToString(e.Code) != "NoSuchKey" {
-				return fmt.Errorf("delete %s: %w: %s: %s", aws.ToString(e.Key), objstore.Unavailable, aws.ToString(e.Code), aws.ToString(e.Message))
+				return deleteError(e)
 			}
 		}
 	}
 	return nil
 }
 
-// List implements pool.Store.
-func (s *Store) List(ctx context.Context, fn func(pool.Object) error) error {
-	pages := s3.NewListObjectsV2Paginator(s.client, &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: &s.prefix})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return fail("list", s.bucket, err)
-		}
-		for _, o := range page.Contents {
-			err := fn(pool.Object{Name: strings.TrimPrefix(aws.ToString(o.Key), s.prefix), Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)})
-			if err != nil {
-				return err
-			}
-		}
+// deleteError is why one object of many was not removed.
+func deleteError(e types.Error) error {
+	kind := objstore.Unavailable
+	if aws.ToString(e.Code) == "AccessDenied" {
+		kind = objstore.NotPermitted
 	}
-	return nil
+	err := fmt.Errorf("delete %s: %w: %s: %s", aws.ToString(e.Key), kind, aws.ToString(e.Code), aws.ToString(e.Message))
+	if aws.ToString(e.Code) == "SlowDown" {
+		return &pool.Throttled{Err: err}
+	}
+	return err
+}
+
+// List implements pool.Store.
+func (s *Store) List(ctx context.Context, from string) ([]pool.Object, string, error) {
+	in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: &s.prefix, MaxKeys: aws.Int32(listPage)}
+	if from != "" {
+		in.ContinuationToken = &from
+	}
+	page, err := s.client.ListObjectsV2(ctx, in)
+	if err != nil {
+		return nil, "", fail("list", s.bucket, err)
+	}
+	list := make([]pool.Object, len(page.Contents))
+	for i, o := range page.Contents {
+		list[i] = pool.Object{Name: strings.TrimPrefix(aws.ToString(o.Key), s.prefix), Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)}
+	}
+	return list, aws.ToString(page.NextContinuationToken), nil
 }

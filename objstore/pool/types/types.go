@@ -1,0 +1,14 @@
+// Package types names the types of outside stores that this program knows.
+package types
+
+import (
+	"pillarbox/objstore/pool"
+	"pillarbox/objstore/pool/s3pool"
+)
+
+// All are the types by their names.
+func All() map[string]pool.Type {
+	return map[string]pool.Type{
+		"s3": s3pool.Type(),
+	}
+}
