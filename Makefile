@@ -9,11 +9,13 @@ DATA ?= /var/lib/pillarbox
 FUZZTIME ?= 50000x
 
 # How many deaths and damaged files `make soak` goes through, and how long it
-# breaks a cluster. It prints seeds; SEED=... replays one.
-ROUNDS ?= 300
-TRIALS ?= 100
-FAULTS ?= 10m
-SEED   ?= 0
+# breaks a cluster, and how much mail two Dovecots share. It prints seeds; SEED=...
+# replays one.
+ROUNDS  ?= 300
+TRIALS  ?= 100
+FAULTS  ?= 10m
+LETTERS ?= 3000
+SEED    ?= 0
 
 # `make bench` measures DIR, against VS when that is given.
 DIR ?= $(MNT)
@@ -83,6 +85,7 @@ soak: test-deps
 	go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestDamage)$$' ./test/crash \
 		-rounds $(ROUNDS) -trials $(TRIALS) -seed $(SEED)
 	go test -count=1 -timeout 0 -v -run '^TestFaults$$' ./test/cluster -faults $(FAULTS) -seed $(SEED)
+	go test -count=1 -timeout 0 -v -run '^TestTwoHosts$$' ./test/e2e -messages $(LETTERS)
 
 e2e:
 	go test -count=1 -timeout 30m ./test/e2e/...
