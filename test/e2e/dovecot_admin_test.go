@@ -72,7 +72,7 @@ func TestDoveadm(t *testing.T) {
 		if after := d.overview(t, user); after != before {
 			t.Errorf("with the indexes made anew the mail differs:\n%s", firstDifference(before, after))
 		}
-		cleanLog(t, d.log, "Corrupted", "Panic:", "Fatal:")
+		cleanLog(t, d.log, nil, "Corrupted", "Panic:", "Fatal:")
 	})
 }
 

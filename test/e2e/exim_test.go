@@ -99,7 +99,7 @@ func TestExim(t *testing.T) {
 	c := newCheck(set)
 	c.maildirs(t, dirs...)
 	c.complete(t, 1)
-	cleanLog(t, e.log, " == ", " ** ", "panic", "failed", "Frozen")
+	cleanLog(t, e.log, nil, " == ", " ** ", "panic", "failed", "Frozen")
 	if _, err := os.Stat(filepath.Join(filepath.Dir(e.log), "panic")); err == nil {
 		t.Error("Exim wrote to its panic log")
 	}

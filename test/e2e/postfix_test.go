@@ -129,7 +129,7 @@ func (p *postfix) delivered(t *testing.T, limit time.Duration) {
 
 func (p *postfix) checkLog(t *testing.T) {
 	t.Helper()
-	cleanLog(t, p.log, "fatal:", "panic:", "error:", "warning:", "status=deferred", "status=bounced")
+	cleanLog(t, p.log, nil, "fatal:", "panic:", "error:", "warning:", "status=deferred", "status=bounced")
 }
 
 func TestPostfixVirtual(t *testing.T) {
