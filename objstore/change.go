@@ -112,6 +112,18 @@ type Share struct {
 	Mtime  int64
 }
 
+// MoveChunk lets a file name the pooled chunk To instead of From in the extents
+// around Off: within 64 MiB from a multiple of that on. Both hold the same bytes,
+// and To was stored by PutChunk, or is what another file moved to; so nothing
+// that stat tells changes. Files that share From move one by one: Result.Chunks
+// names From as long as others still name it. NotFound (the file does not name
+// From there), Stale, Invalid.
+type MoveChunk struct {
+	Ino      Ino
+	Off      uint64
+	From, To ChunkID
+}
+
 // SetXattr sets an extended attribute. With CreateOnly it must be new (Exist),
 // with ReplaceOnly it must be there (NoAttr). TooBig.
 type SetXattr struct {
@@ -189,6 +201,7 @@ func (c Rename) Volume() VolumeID      { return c.OldParent.Volume() }
 func (c SetAttr) Volume() VolumeID     { return c.Ino.Volume() }
 func (c Write) Volume() VolumeID       { return c.Ino.Volume() }
 func (c Share) Volume() VolumeID       { return c.Ino.Volume() }
+func (c MoveChunk) Volume() VolumeID   { return c.Ino.Volume() }
 func (c SetXattr) Volume() VolumeID    { return c.Ino.Volume() }
 func (c RemoveXattr) Volume() VolumeID { return c.Ino.Volume() }
 func (c Purge) Volume() VolumeID       { return c.Vol }

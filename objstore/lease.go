@@ -40,7 +40,7 @@ const (
 	Removed                       // Name is gone from Dir; Ino may have others
 	Moved                         // from Name in Dir to NewName in NewDir
 	Modified                      // contents or size of Ino
-	Touched                       // other attributes of Ino
+	Touched                       // other attributes of Ino, or where its bytes lie
 	Purged                        // Ino, which has no name, is about to be freed: who has it open must say so
 )
 
@@ -119,6 +119,8 @@ func EventsOf(c Change, r Result) []Event {
 		if c.Set&SetSize != 0 {
 			return []Event{{Kind: Modified, Ino: c.Ino, Type: kind}}
 		}
+		return []Event{{Kind: Touched, Ino: c.Ino, Type: kind}}
+	case MoveChunk:
 		return []Event{{Kind: Touched, Ino: c.Ino, Type: kind}}
 	case SetXattr:
 		return []Event{{Kind: Touched, Ino: c.Ino}}

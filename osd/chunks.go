@@ -179,16 +179,20 @@ func (o *OSD) storeChunk(id objstore.ChunkID, data []byte) error {
 
 // named notes that a change made names chunks.
 func (t *chunkTable) named(c objstore.Change) {
-	w, ok := c.(objstore.Write)
-	if !ok {
-		return
+	named := func(id objstore.ChunkID) {
+		t.mu.Lock()
+		delete(t.unnamed, id) // of a nil map, too
+		t.mu.Unlock()
 	}
-	for _, e := range w.Extents {
-		if e.Kind == objstore.Pooled {
-			t.mu.Lock()
-			delete(t.unnamed, e.Chunk) // of a nil map, too
-			t.mu.Unlock()
+	switch c := c.(type) {
+	case objstore.Write:
+		for _, e := range c.Extents {
+			if e.Kind == objstore.Pooled {
+				named(e.Chunk)
+			}
 		}
+	case objstore.MoveChunk:
+		named(c.To)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,7 @@ func poolCommand() *cli.Command {
 			Name: "set", Usage: "change size, min_size or failure_domain; or choose the pool of a directory's new bodies",
 			ArgsUsage: "POOL WHAT VALUE | /PATH POOL", Flags: adminFlags(forceFlag()), Action: setPool,
 		},
+		poolMigrateCommand(),
 		{Name: "unset", Usage: "let the directories above a directory choose its pool again", ArgsUsage: "/PATH", Flags: adminFlags(), Action: unsetPool},
 	}}
 }
@@ -85,7 +87,12 @@ func setPool(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return giveChange(c, []string{"pool", "rule", "set", strconv.FormatUint(uint64(dir.chain[0]), 10), dir.path, args[1]}, nil)
+	return giveChange(c, dir.rule(args[1]), nil)
+}
+
+// rule is the monitors' command that chooses a pool for a directory.
+func (d *directory) rule(pool string) []string {
+	return []string{"pool", "rule", "set", strconv.FormatUint(uint64(d.chain[0]), 10), d.path, pool}
 }
 
 func unsetPool(c *cli.Context) error {
@@ -112,20 +119,24 @@ type directory struct {
 
 // lookUp finds a directory of the store that pools can be chosen for.
 func lookUp(c *cli.Context, path string) (*directory, error) {
-	if !strings.HasPrefix(path, "/") {
-		return nil, usageError("%q: a directory of the store begins with /", path)
-	}
 	s, err := openStore(c)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	d := &directory{path: "/", chain: []objstore.Ino{objstore.VolumeRoot(objstore.RootVolume)}, cmap: s.cmap}
+	return findDirectory(c.Context, s.store, s.cmap, path)
+}
+
+func findDirectory(ctx context.Context, store objstore.Store, m *objstore.Map, path string) (*directory, error) {
+	if !strings.HasPrefix(path, "/") {
+		return nil, usageError("%q: a directory of the store begins with /", path)
+	}
+	d := &directory{path: "/", chain: []objstore.Ino{objstore.VolumeRoot(objstore.RootVolume)}, cmap: m}
 	for name := range strings.SplitSeq(path, "/") {
 		if name == "" {
 			continue
 		}
-		a, err := s.store.Lookup(c.Context, d.chain[0], name)
+		a, err := store.Lookup(ctx, d.chain[0], name)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}

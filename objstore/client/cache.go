@@ -285,7 +285,7 @@ func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore
 		if s, ok := wholeFile(ch, r); ok {
 			c.setSpan(q.of, ch.Ino, s)
 		}
-	case objstore.Share, objstore.SetAttr:
+	case objstore.Share, objstore.SetAttr, objstore.MoveChunk:
 		c.setAttr(q.of, r.Attr)
 	}
 	c.bound()
@@ -338,7 +338,8 @@ func (c *cache) touched(vc *cachedVolume, events []objstore.Event, whole bool) {
 	}
 	for _, e := range events {
 		delete(vc.attrs, e.Ino)
-		if e.Kind == objstore.Modified || e.Kind == objstore.Purged {
+		switch e.Kind {
+		case objstore.Modified, objstore.Touched, objstore.Purged:
 			delete(vc.spans, e.Ino)
 		}
 		forget(e.Dir, e.Name)

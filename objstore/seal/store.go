@@ -265,6 +265,11 @@ func (s *Store) Apply(ctx context.Context, c objstore.Change, p objstore.Promise
 			return objstore.Result{}, err
 		}
 		c = sealed
+	case objstore.MoveChunk:
+		if ch.From.Sealed() { // To has been since it was put
+			ch.To.Version |= objstore.SealedVersion
+			c = ch
+		}
 	case objstore.SetXattr:
 		if ch.Name == KeyAttr {
 			return s.changeKey(ctx, ch)

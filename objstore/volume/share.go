@@ -18,6 +18,9 @@ import (
 type sharers struct {
 	was uint64 // as the record has it; 0: there is none, so one does at most
 	now uint64
+	// moved says that a chunk which others may share is being moved here: it has a
+	// record from the first that names it on.
+	moved bool
 }
 
 // isNative says whether a region of a file is where a chunk belongs.
@@ -73,7 +76,7 @@ func (t *tx) finishShares() {
 				t.del(appendChunkKey(t.grab(bodyKeyLen), kShared, id))
 			}
 			t.giveUp(id)
-		case s.now != max(s.was, 1):
+		case s.moved && s.now != s.was, s.now != max(s.was, 1):
 			t.put(appendChunkKey(t.grab(bodyKeyLen), kShared, id), t.giveBack(appendSharers(t.grab(1+binary.MaxVarintLen64), s.now)))
 		}
 	}

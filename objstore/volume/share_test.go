@@ -98,6 +98,7 @@ type shareModel struct {
 	inos    map[string]objstore.Ino
 	pool    map[objstore.ChunkID][]byte
 	version uint64
+	moved   map[objstore.ChunkID]objstore.ChunkID
 }
 
 func (m *shareModel) name() string { return string(rune('a' + m.IntN(5))) }
@@ -156,6 +157,43 @@ func (m *shareModel) share(name, from string) {
 	}
 }
 
+// move moves a chunk of a file, as one that another moved already where there is such.
+func (m *shareModel) move(name string) {
+	m.file(name)
+	ino := m.inos[name]
+	ext, err := Extents(&m.s.v, ino, 0, 1<<60)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	ext = slices.DeleteFunc(ext, func(e objstore.Extent) bool { return e.Kind != objstore.Pooled })
+	if len(ext) == 0 {
+		return
+	}
+	e := ext[m.IntN(len(ext))]
+	to, again := m.moved[e.Chunk]
+	freed, _ := m.s.v.Get(appendChunkKey(nil, kFreed, to)) // what is given up is not to be named again
+	if !again || freed != nil || m.IntN(4) == 0 {
+		m.version++
+		to = e.Chunk
+		to.Version = m.version
+		m.pool[to] = m.pool[e.Chunk]
+	}
+	before := m.s.attr(ino)
+	r := m.s.must(objstore.MoveChunk{Ino: ino, Off: e.Off, From: e.Chunk, To: to})
+	if before != m.s.attr(ino) {
+		m.t.Fatalf("%+v became %+v", before, m.s.attr(ino))
+	}
+	used := false
+	Chunks(&m.s.v, 1, func(id objstore.ChunkID) bool { used = used || id == e.Chunk; return true })
+	if used != (len(r.Chunks) == 1) {
+		m.t.Fatalf("%v is named by others: %v, told %v", e.Chunk, used, r.Chunks)
+	}
+	delete(m.moved, e.Chunk)
+	if used {
+		m.moved[e.Chunk] = to
+	}
+}
+
 func (m *shareModel) remove(name string) {
 	ino := m.inos[name]
 	m.s.must(objstore.Remove{Parent: objstore.VolumeRoot(1), Name: name})
@@ -167,7 +205,9 @@ func (m *shareModel) remove(name string) {
 
 func (m *shareModel) step() {
 	name := m.name()
-	switch n := m.IntN(20); {
+	switch n := m.IntN(24); {
+	case n >= 20:
+		m.move(name)
 	case n < 7:
 		m.write(name)
 	case n < 16:
@@ -216,7 +256,7 @@ func TestShareModel(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			s := newStore(t, 1)
 			m := &shareModel{Rand: rand.New(rand.NewPCG(seed, 3)), t: t, s: s, files: map[string]*sparse{},
-				inos: map[string]objstore.Ino{}, pool: map[objstore.ChunkID][]byte{}}
+				inos: map[string]objstore.Ino{}, pool: map[objstore.ChunkID][]byte{}, moved: map[objstore.ChunkID]objstore.ChunkID{}}
 			for i := range 300 {
 				m.step()
 				if i%10 == 0 {

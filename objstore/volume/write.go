@@ -221,7 +221,7 @@ func (t *tx) account(in *inode, region uint32, old, now []objstore.Extent) int {
 			return
 		}
 		// One without a count, where it belongs, is named for the first time.
-		if s := t.sharersOf(id); s.was > 0 || !isNative(in.Ino, region, id) {
+		if s := t.sharersOf(id); s.was > 0 || s.moved || !isNative(in.Ino, region, id) {
 			s.now++
 		}
 	})
