@@ -31,6 +31,8 @@ type FS struct {
 
 	shared  shared
 	forgets atomic.Bool // Forget will be called
+
+	commits, commitExtents, commitBytes atomic.Uint64
 }
 
 // New starts an FS over a store. Close it to flush what it buffers.

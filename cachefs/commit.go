@@ -157,6 +157,7 @@ func (f *file) tryCommit(ctx context.Context, s snapshot, p objstore.Promise, in
 			return csize, err
 		}
 		csize = r.Attr.Size
+		f.fs.committed(w)
 		f.fs.keepResident(w, promise, r)
 	}
 	f.remember(pl.spans)

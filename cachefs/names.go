@@ -1,7 +1,9 @@
 package cachefs
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 
 	"pillarbox/objstore"
 )
@@ -209,5 +211,44 @@ func (fs *FS) Forget(ino objstore.Ino) {
 func (fs *FS) noteXattr(ino objstore.Ino) {
 	if f := fs.table.get(ino); f != nil {
 		f.xattr.Store(1)
+	}
+}
+
+// pathPage is how many names are looked through at a time.
+const pathPage = 1000
+
+// PathOf is the path of a directory, from the top. NotFound when it has none any more.
+func (fs *FS) PathOf(ctx context.Context, dir objstore.Ino) (string, error) {
+	path := ""
+	for dir != objstore.VolumeRoot(objstore.RootVolume) {
+		a, err := fs.GetAttr(ctx, dir)
+		if err != nil {
+			return "", err
+		}
+		name, err := fs.nameIn(ctx, a.Parent, dir)
+		if err != nil {
+			return "", err
+		}
+		path, dir = "/"+name+path, a.Parent
+	}
+	return cmp.Or(path, "/"), nil
+}
+
+// nameIn is an inode's name in a directory.
+func (fs *FS) nameIn(ctx context.Context, dir, ino objstore.Ino) (string, error) {
+	for after := uint64(0); ; {
+		list, err := fs.ReadDir(ctx, dir, after, pathPage, false)
+		if err != nil {
+			return "", err
+		}
+		for _, e := range list {
+			if e.Ino == ino {
+				return e.Name, nil
+			}
+		}
+		if len(list) < pathPage {
+			return "", fmt.Errorf("name of inode %v: %w", ino, objstore.NotFound)
+		}
+		after = list[len(list)-1].Cookie
 	}
 }

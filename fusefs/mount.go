@@ -104,7 +104,7 @@ func Mount(mountpoint string, fs *cachefs.FS, o Options) (*Mounted, error) {
 		shared:        o.Shared,
 	}
 	fs.ExpectForget()
-	server, err := fuse.NewServer(r, point, o.mountOptions())
+	server, err := fuse.NewServer(measured{r}, point, o.mountOptions())
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", point, err)
 	}

@@ -27,6 +27,7 @@ type raw struct {
 	dirs               dirClock
 	owners             lockOwners
 	events             *events // nil: nobody else changes the store
+	meter              meter
 }
 
 var _ fuse.RawFileSystem = (*raw)(nil)

@@ -79,12 +79,17 @@ func (o Options) Validate() error {
 
 // Stats are counted since the cache was opened, but for the sizes.
 type Stats struct {
-	Used, Size               int64 // bytes on disk, and how many there may be
-	Hits, HitBytes           uint64
-	Misses, MissBytes        uint64
-	Stored, Evicted, Damaged uint64 // files
-	Skipped                  uint64 // chunks not kept: too many were waiting, or the disk would not have them
-	Away                     string // why the directory cannot be used, if so
+	Used      int64  `json:"used_bytes"` // on disk
+	Size      int64  `json:"size_bytes"` // how many there may be
+	Hits      uint64 `json:"hits"`
+	HitBytes  uint64 `json:"hit_bytes"`
+	Misses    uint64 `json:"misses"`
+	MissBytes uint64 `json:"miss_bytes"`
+	Stored    uint64 `json:"stored"`  // files
+	Evicted   uint64 `json:"evicted"` // files
+	Damaged   uint64 `json:"damaged"` // files
+	Skipped   uint64 `json:"skipped"` // chunks not kept: too many were waiting, or the disk would not have them
+	Away      string `json:"away"`    // why the directory cannot be used, if so
 }
 
 // Cache is a directory of chunks. See the package comment.

@@ -23,7 +23,8 @@ import (
 
 // The admin API of a mount is HTTP with JSON on the unix socket admin.sock, for
 // root only, in the data directory, or of a cluster's mount in that of its lock:
-// GET /status answers a statusReport, POST /command carries out a command of the
+// GET /status answers a statusReport, GET /stats mountStats, GET /profile profiled
+// ones for as long as the asker listens, POST /command carries out a command of the
 // monitor in this process, GET /debug/{profile} answers a profile of it by its
 // name in runtime/pprof (heap, goroutine, ...). Who asks is in ask.go.
 
@@ -76,11 +77,12 @@ type admin struct {
 	dir     *os.File // of the socket; its descriptor may be part of the socket's path
 	served  chan error
 	started bool
+	closing chan struct{} // closed when answers that go on must end
 }
 
 // startAdmin serves it in a directory that this process has locked.
 func startAdmin(ctx context.Context, d *dataDir, s *stack, opt upOptions, log *slog.Logger) (*admin, error) {
-	a := &admin{s: s, opt: opt, log: log, since: time.Now(), served: make(chan error, 1)}
+	a := &admin{s: s, opt: opt, log: log, since: time.Now(), served: make(chan error, 1), closing: make(chan struct{})}
 	if err := os.Remove(d.file(sockFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return a, fmt.Errorf("remove the old admin socket: %w", err)
 	}
@@ -101,9 +103,11 @@ func startAdmin(ctx context.Context, d *dataDir, s *stack, opt upOptions, log *s
 	if s.mon != nil {
 		mux.HandleFunc("POST /command", a.serveCommand)
 	}
+	mux.HandleFunc("GET /stats", a.serveStats)
+	mux.HandleFunc("GET /profile", a.serveOps)
 	mux.HandleFunc("GET /debug/{profile}", a.serveProfile)
 	a.server = &http.Server{
-		Handler: mux, ReadTimeout: 10 * time.Second, IdleTimeout: 10 * time.Second,
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 10 * time.Second,
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
@@ -119,6 +123,7 @@ func (a *admin) close() error {
 	}
 	var errs []error
 	if a.started {
+		close(a.closing)
 		ctx, cancel := context.WithTimeout(context.Background(), adminStop)
 		defer cancel()
 		if err := a.server.Shutdown(ctx); err != nil {
@@ -151,8 +156,14 @@ func socketPath(dir string) (string, *os.File, error) {
 func (a *admin) serveStatus(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 	defer cancel()
+	a.answer(w, a.status(ctx))
+}
+
+func (a *admin) serveStats(w http.ResponseWriter, _ *http.Request) { a.answer(w, a.s.stats()) }
+
+func (a *admin) answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(a.status(ctx)); err != nil {
+	if err := json.NewEncoder(w).Encode(v); err != nil {
 		a.log.Warn("answer an admin request", "err", err)
 	}
 }
@@ -186,10 +197,7 @@ func (a *admin) serveCommand(w http.ResponseWriter, r *http.Request) {
 		out.Error = oneLine(err)
 		errors.As(err, &out.Kind)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(out); err != nil {
-		a.log.Warn("answer an admin request", "err", err)
-	}
+	a.answer(w, out)
 }
 
 func (a *admin) serveProfile(w http.ResponseWriter, r *http.Request) {

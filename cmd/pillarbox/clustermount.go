@@ -52,11 +52,15 @@ func upCluster(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHoo
 		return errors.Join(err, s.close())
 	}
 	adm, err := startAdmin(ctx, d, s, opt, log)
+	var shown locals
+	if err == nil {
+		shown, err = serveLocals(opt, log, newMountMetrics(s), s.pools)
+	}
 	if err == nil {
 		err = hooks.ready(nil)
 	}
 	if err != nil {
-		return errors.Join(err, adm.close(), shutdown(s, opt, log, signals))
+		return errors.Join(err, shown.close(), adm.close(), shutdown(s, opt, log, signals))
 	}
 	log.Info("serving", "mountpoint", opt.point, "fsid", s.cmap.FSID)
 	select {
@@ -65,7 +69,7 @@ func upCluster(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHoo
 	case <-s.mount.Done():
 		log.Info("ending: the mount was taken down from outside", "mountpoint", opt.point)
 	}
-	return errors.Join(adm.close(), shutdown(s, opt, log, signals))
+	return errors.Join(shown.close(), adm.close(), shutdown(s, opt, log, signals))
 }
 
 // mountLock is the directory whose lock the process of a cluster's mount holds,

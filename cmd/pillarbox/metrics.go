@@ -29,7 +29,7 @@ func metricsFlag() cli.Flag {
 	return &cli.StringFlag{Name: "metrics", Usage: "`HOST:PORT` of this machine to serve Prometheus metrics on, in plain HTTP; loopback only"}
 }
 
-// metrics serves them until close; a nil one does nothing.
+// metrics is what is served to this machine only, until close; a nil one does nothing.
 type metrics struct {
 	server *http.Server
 	served chan error
@@ -37,16 +37,19 @@ type metrics struct {
 
 // checkMetrics refuses an address that others could reach: metrics are neither
 // encrypted nor protected.
-func checkMetrics(addr string) error {
+func checkMetrics(addr string) error { return checkLocal("metrics", addr) }
+
+// checkLocal refuses an address, given with a flag, that is not this machine's own.
+func checkLocal(flag, addr string) error {
 	if addr == "" {
 		return nil
 	}
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return usageError("--metrics %q: must be HOST:PORT", addr)
+		return usageError("--%s %q: must be HOST:PORT", flag, addr)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return usageError("--metrics %q: must be a loopback address; let a proxy with TLS stand before it", addr)
+		return usageError("--%s %q: must be a loopback address; let a proxy with TLS stand before it", flag, addr)
 	}
 	return nil
 }
@@ -66,15 +69,20 @@ func serveMetrics(addr string, log *slog.Logger, parts ...prometheus.Collector) 
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("serve metrics: %w", err)
-	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}))
-	m := &metrics{&http.Server{Handler: mux, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute}, make(chan error, 1)}
+	return serveLocal("metrics", addr, mux, log)
+}
+
+// serveLocal serves something on an address of this machine.
+func serveLocal(what, addr string, h http.Handler, log *slog.Logger) (*metrics, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("serve %s: %w", what, err)
+	}
+	m := &metrics{&http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}, make(chan error, 1)}
 	go func() { m.served <- m.server.Serve(l) }()
-	log.Info("serving metrics", "addr", l.Addr().String())
+	log.Info("serving "+what, "addr", l.Addr().String())
 	return m, nil
 }
 

@@ -82,6 +82,9 @@ func (o *upOptions) args() []string {
 	if o.metrics != "" {
 		args = append(args, "--metrics", o.metrics)
 	}
+	if o.pprof != "" {
+		args = append(args, "--pprof", o.pprof)
+	}
 	return append(append(args, o.cache.args()...), o.s3.args()...)
 }
 

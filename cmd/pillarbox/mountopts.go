@@ -46,6 +46,10 @@ func (o *upOptions) parseMountOption(name, value string) error {
 		o.cache.size = value
 	case "cache-free", "cache_free":
 		o.cache.free = value
+	case "metrics":
+		o.metrics = value
+	case "pprof":
+		o.pprof = value
 	case "nonempty":
 		o.nonempty = true
 	case "debug":

@@ -33,7 +33,7 @@ type upOptions struct {
 	logFormat         string
 	logFile           string // only in the background
 	s3                s3Options
-	metrics           string
+	metrics, pprof    string
 	dirtyPerFile      int64  // bytes; 0: cachefs's default
 	keyFile           string // of encrypted accounts; empty: none
 	encrypt           bool   // new accounts
@@ -55,7 +55,7 @@ func upFlags() []cli.Flag {
 		&cli.StringFlag{Name: "s3", Value: s3Addr, Usage: "with --data: `HOST:PORT` to serve S3 on, or off"},
 		keyFileFlag(), poolFlag(),
 		&cli.BoolFlag{Name: "encrypt", Usage: "with --key-file: encrypt the mail of accounts that are made from now on, and of all in a new store"},
-		metricsFlag(),
+		metricsFlag(), pprofFlag(),
 	}, append(cacheFlags(), s3Flags()...)...), logFlags()...)
 }
 
@@ -163,13 +163,13 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 	if err == nil {
 		gateway, err = upS3(ctx, opt.s3, s, log)
 	}
-	var shown *metrics
+	var shown locals
 	if err == nil {
-		parts := []prometheus.Collector{osdMetrics(s.osd, log), s.pools}
+		parts := []prometheus.Collector{osdMetrics(s.osd, log), newMountMetrics(s), s.pools}
 		if gateway != nil {
 			parts = append(parts, gateway.metrics)
 		}
-		shown, err = serveMetrics(opt.metrics, log, parts...)
+		shown, err = serveLocals(opt, log, parts...)
 	}
 	if err == nil {
 		err = hooks.ready(d)
@@ -327,8 +327,11 @@ func parseUp(c *cli.Context) (upOptions, error) {
 	if opt.s3, err = parseS3(c, "s3"); err != nil {
 		return opt, err
 	}
-	if opt.metrics = c.String("metrics"); opt.metrics != "" {
-		if err := checkMetrics(opt.metrics); err != nil {
+	for flag, to := range map[string]*string{"metrics": &opt.metrics, "pprof": &opt.pprof} {
+		if addr := c.String(flag); addr != "" {
+			*to = addr
+		}
+		if err := checkLocal(flag, *to); err != nil {
 			return opt, err
 		}
 	}

@@ -31,6 +31,7 @@ type cache struct {
 	mu    sync.Mutex
 	vols  map[objstore.VolumeID]*cachedVolume
 	count int
+	found [cachedKinds]Found
 }
 
 type cachedVolume struct {
@@ -113,6 +114,7 @@ func (c *cache) lookup(dir objstore.Ino, name string) (e objstore.DirEntry, abse
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer func() { c.found[cachedNames].add(ok) }()
 	vc := c.good(dir.Volume())
 	if vc == nil {
 		return e, false, false
@@ -140,6 +142,7 @@ func (c *cache) attr(ino objstore.Ino) (a objstore.Attr, ok bool) {
 	if vc := c.good(ino.Volume()); vc != nil {
 		a, ok = vc.attrs[ino]
 	}
+	c.found[cachedAttrs].add(ok)
 	return a, ok
 }
 

@@ -22,12 +22,13 @@ const (
 // extents is what is known of a part of a file. Its bytes may be gone all the
 // same, when a change has just freed them and the push is on its way: a read that
 // fails forgets the span.
-func (c *cache) extents(ino objstore.Ino, off, n uint64) ([]objstore.Extent, bool) {
+func (c *cache) extents(ino objstore.Ino, off, n uint64) (list []objstore.Extent, ok bool) {
 	if !c.on.Load() {
 		return nil, false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer func() { c.found[cachedExtents].add(ok) }()
 	vc := c.good(ino.Volume())
 	if vc == nil {
 		return nil, false
@@ -36,7 +37,6 @@ func (c *cache) extents(ino objstore.Ino, off, n uint64) ([]objstore.Extent, boo
 	if !ok || off < s.lo || off+n > s.hi {
 		return nil, false
 	}
-	var list []objstore.Extent
 	for _, e := range s.list {
 		if e.End() > off && e.Off < off+n {
 			list = append(list, e)

@@ -66,6 +66,8 @@ type watches struct {
 	to      Watcher
 	streams map[int]*stream     // by OSD
 	held    map[uint32]*holding // by placement group
+
+	pushes, lost atomic.Uint64
 }
 
 // holding is how a placement group's volumes are known.
@@ -244,6 +246,7 @@ func (c *Client) resume(ctx context.Context, pg uint32, s *stream, w Watchable, 
 		return err
 	}
 	if !known && learned {
+		c.watch.lost.Add(1)
 		c.opt.Log.Warn("the lease was over: what was not committed is given up", "pg", pg, "osd", s.osd)
 		c.locks.lose(in)
 		to.Void(in, true)
@@ -316,6 +319,7 @@ func (c *Client) follow(s *stream, w Watchable) {
 		Begun: func(id uint64) { s.id = id; begun() },
 		Beat:  s.beat,
 		Push: func(p objstore.Push, ack func(objstore.Ack)) {
+			c.watch.pushes.Add(1)
 			c.cache.told(&p)
 			to.Told(p, ack)
 		},

@@ -2,8 +2,15 @@ package cluster
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +24,11 @@ func TestMountTools(t *testing.T) {
 		t.Helper()
 		c.eventually("the admin socket answers", func() bool { _, err := c.try("status", point); return err == nil })
 	}
-	point, d := c.mount("a")
+	metrics, pprof, cache := freePort(t), freePort(t), c.path("cache")
+	if err := os.Mkdir(cache, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	point, d := c.mount("a", "metrics="+metrics, "pprof="+pprof, "cache-dir="+cache)
 	answers(point)
 	socks, err := filepath.Glob(c.path("client.a/mounts/*/admin.sock"))
 	if err != nil || len(socks) != 1 {
@@ -41,6 +52,12 @@ func TestMountTools(t *testing.T) {
 	if st.Health != "ok" || st.Mountpoint != point || st.Conf != c.path("client.a") || st.Pid != d.cmd.Process.Pid || st.OSDs.Up != 3 {
 		t.Errorf("status: %+v", st)
 	}
+	c.checkStats(point)
+	c.checkProfile(point)
+	c.checkMountMetrics(metrics)
+	if body := get(t, "http://"+pprof+"/debug/pprof/goroutine?debug=1"); !strings.Contains(body, "goroutine profile: total ") {
+		t.Errorf("pprof answers %.200s", body)
+	}
 	c.stop(d)
 	if _, err := os.Lstat(socks[0]); err == nil {
 		t.Error("the admin socket is left behind")
@@ -61,4 +78,140 @@ func TestMountTools(t *testing.T) {
 	_, d = c.mount("a")
 	answers(point)
 	c.stop(d)
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	res, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatal(url, res.Status, err)
+	}
+	return string(b)
+}
+
+// checkStats delivers some mail, and looks for it in what is counted.
+func (c *cluster) checkStats(point string) {
+	c.t.Helper()
+	dir := filepath.Join(point, "example.org", "alice", "new")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		c.t.Fatal(err)
+	}
+	for i := range 3 {
+		if err := writeSynced(filepath.Join(dir, fmt.Sprint(i)), strings.Repeat("mail", 5000)); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	var line struct {
+		Seconds float64        `json:"seconds"`
+		Dirty   *int64         `json:"dirty_bytes"`
+		Cache   *int64         `json:"disk_cache_bytes"`
+		Away    *int           `json:"groups_away"`
+		Ops     map[string]int `json:"ops"`
+	}
+	c.eventually("what was delivered is in the disk cache", func() bool {
+		return json.Unmarshal([]byte(c.run("stats", "--interval", "10ms", "--count", "1", "--format", "json", point)), &line) == nil && line.Cache != nil && *line.Cache >= 3*20_000
+	})
+	lines := strings.Split(c.run("stats", "--interval", "20ms", "--count", "2", "--format", "json", point), "\n")
+	if len(lines) != 2 {
+		c.t.Fatalf("stats: %q", lines)
+	}
+	if err := json.Unmarshal([]byte(lines[1]), &line); err != nil {
+		c.t.Fatal(err)
+	}
+	if line.Seconds <= 0 || line.Dirty == nil || *line.Dirty != 0 || line.Away == nil || *line.Away != 0 || line.Ops == nil {
+		c.t.Errorf("stats: %s", lines[1])
+	}
+	if out := strings.Split(c.run("stats", "--interval", "20ms", "--count", "2", point), "\n"); len(out) != 3 || len(strings.Fields(out[0])) != 13 || len(strings.Fields(out[2])) != 13 {
+		c.t.Errorf("stats: %q", out)
+	}
+}
+
+// checkProfile looks a name up again and again until a profile has ended.
+func (c *cluster) checkProfile(point string) {
+	c.t.Helper()
+	cmd := c.command("admin", "profile", "--seconds", "1", "--by", "account", "--format", "json", point)
+	type answer struct {
+		out []byte
+		err error
+	}
+	ended := make(chan answer, 1)
+	go func() {
+		out, err := cmd.Output()
+		ended <- answer{out, err}
+	}()
+	var a answer
+	for over := false; !over; {
+		select {
+		case a = <-ended:
+			over = true
+		default:
+			if _, err := os.Stat(filepath.Join(point, "example.org", "alice", "new", "1")); err != nil {
+				c.t.Fatal(err)
+			}
+		}
+	}
+	var p struct {
+		Seconds float64 `json:"seconds"`
+		Rows    []struct {
+			Op    string `json:"op"`
+			Of    string `json:"of"`
+			Count int    `json:"count"`
+			Total int    `json:"total_ns"`
+			Mean  int    `json:"mean_ns"`
+			P99   int    `json:"p99_ns"`
+		} `json:"rows"`
+	}
+	if err := json.Unmarshal(a.out, &p); err != nil || a.err != nil {
+		c.t.Fatal(string(a.out), err, a.err)
+	}
+	found := false
+	for _, r := range p.Rows {
+		if r.Op == "lookup" && r.Of == "/example.org/alice" {
+			found = r.Count > 0 && r.Mean > 0 && r.P99 > 0 && r.Total >= r.Mean
+		}
+	}
+	if !found || p.Seconds < 1 {
+		c.t.Errorf("profile: %s", a.out)
+	}
+}
+
+// checkMountMetrics compares a mount's metrics with what happened and with the manual.
+func (c *cluster) checkMountMetrics(addr string) {
+	c.t.Helper()
+	text := get(c.t, "http://"+addr+"/metrics")
+	for _, line := range []string{
+		`pillarbox_mount_op_seconds_count{op="create"} 3`, `pillarbox_mount_op_failed_total{op="create"} 0`, `pillarbox_mount_op_seconds_bucket{op="create",le="+Inf"} 3`,
+		`pillarbox_mount_written_bytes_total 60000`, `pillarbox_mount_commits_total 3`, `pillarbox_mount_commit_bytes_total 60000`,
+		`pillarbox_disk_cache_stored_total 3`, `pillarbox_disk_cache_away 0`, `pillarbox_client_groups_away 0`,
+	} {
+		if !strings.Contains(text, line+"\n") {
+			c.t.Errorf("the metrics lack %s", line)
+		}
+	}
+	if regexp.MustCompile(`(?m)^pillarbox_client_cache_hits_total\{what="names"\} 0$`).MatchString(text) {
+		c.t.Error("no name was found in the client's cache")
+	}
+	manual, err := os.ReadFile("../../docs/monitoring.md")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	told := []string{"pillarbox_build_info"}
+	for _, row := range regexp.MustCompile(`(?m)^.*\| (cluster's )?mount \|.*$`).FindAllString(string(manual), -1) {
+		for _, m := range regexp.MustCompile("`(pillarbox_[a-z_]+)`").FindAllStringSubmatch(row, -1) {
+			told = append(told, m[1])
+		}
+	}
+	shown := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (pillarbox_\S+) `).FindAllStringSubmatch(text, -1) {
+		shown[m[1]] = true
+	}
+	slices.Sort(told)
+	if list := slices.Sorted(maps.Keys(shown)); !slices.Equal(told, list) {
+		c.t.Errorf("docs/monitoring.md names %v, there are %v", told, list)
+	}
 }

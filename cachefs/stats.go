@@ -1,0 +1,38 @@
+package cachefs
+
+import "pillarbox/objstore"
+
+// Stats are what an FS buffers now, and what it committed since it began.
+type Stats struct {
+	Dirty         int64  `json:"dirty_bytes"`    // bytes written and not committed
+	OpenFiles     int    `json:"open_files"`     // files that are open
+	Commits       uint64 `json:"commits"`        // changes of files' bytes
+	CommitExtents uint64 `json:"commit_extents"` // pieces that they brought
+	CommitBytes   uint64 `json:"commit_bytes"`   // bytes of those
+}
+
+// Stats tells how the FS is doing.
+func (fs *FS) Stats() Stats {
+	s := Stats{Commits: fs.commits.Load(), CommitExtents: fs.commitExtents.Load(), CommitBytes: fs.commitBytes.Load()}
+	fs.budget.mu.Lock()
+	s.Dirty = fs.budget.used
+	fs.budget.mu.Unlock()
+	for i := range fs.table.shards {
+		sh := &fs.table.shards[i]
+		sh.mu.Lock()
+		s.OpenFiles += len(sh.files)
+		sh.mu.Unlock()
+	}
+	return s
+}
+
+// committed counts a change of a file's bytes.
+func (fs *FS) committed(w objstore.Write) {
+	n := uint64(0)
+	for _, e := range w.Extents {
+		n += uint64(e.Len)
+	}
+	fs.commits.Add(1)
+	fs.commitExtents.Add(uint64(len(w.Extents)))
+	fs.commitBytes.Add(n)
+}
