@@ -27,7 +27,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 .DEFAULT_GOAL = build
 
-.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster s3 soak e2e bench bench-s3 lint crush-compare proto clean
+.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster s3 outside soak e2e bench bench-s3 lint crush-compare proto clean
 
 build:
 	go build -o bin/pillarbox ./cmd/pillarbox
@@ -51,6 +51,7 @@ test: test-deps
 	$(MAKE) --no-print-directory crash
 	$(MAKE) --no-print-directory cluster
 	$(MAKE) --no-print-directory s3
+	$(MAKE) --no-print-directory outside
 	$(MAKE) --no-print-directory e2e
 
 vet:
@@ -59,7 +60,7 @@ vet:
 	go vet ./...
 
 unit:
-	go test -race -timeout 30m $$(go list ./... | grep -v -e /test/posix -e /test/crash -e /test/cluster -e /test/s3 -e /test/e2e)
+	go test -race -timeout 30m $$(go list ./... | grep -v -e /test/posix -e /test/crash -e /test/cluster -e /test/s3 -e /test/outside -e /test/e2e)
 
 # Go fuzzes one target of one package at a time.
 fuzz:
@@ -80,6 +81,9 @@ cluster:
 
 s3:
 	go test -count=1 -timeout 30m ./test/s3/...
+
+outside:
+	go test -count=1 -timeout 30m ./test/outside/...
 
 soak: test-deps
 	go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestDamage)$$' ./test/crash \

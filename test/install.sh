@@ -123,6 +123,18 @@ test_deps() {
 	add_user pbalice 5001 /var/lib/pillarbox-test/home/pbalice
 	add_user pbbob 5002 /var/lib/pillarbox-test/home/pbbob
 	mail_set
+	azurite
+}
+
+# Azurite, which is Azure's storage on one machine, with all it needs at the versions
+# of test/azurite/package-lock.json.
+azurite() {
+	! cmp -s "$root/test/azurite/package-lock.json" "$cache/azurite/.done" || return 0
+	say "installing Azurite"
+	rm -rf "$cache/azurite" && mkdir -p "$cache/azurite"
+	cp "$root/test/azurite/package.json" "$root/test/azurite/package-lock.json" "$cache/azurite"
+	(cd "$cache/azurite" && npm ci --ignore-scripts --no-audit --no-fund --omit=dev >npm.log 2>&1) || { cat "$cache/azurite/npm.log" >&2; die "npm ci failed"; }
+	cp "$cache/azurite/package-lock.json" "$cache/azurite/.done"
 }
 
 # The real mail: some 6,000 messages of the SpamAssassin corpus, one file each.

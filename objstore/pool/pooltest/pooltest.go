@@ -19,7 +19,7 @@ import (
 
 // many is more than what goes into one list or one request that removes.
 const (
-	many  = 1050
+	many  = 300
 	atOne = 16 // requests at a time
 )
 

@@ -26,7 +26,7 @@ import (
 
 const (
 	deleteBatch = 1000 // objects in a request
-	listPage    = 1000
+	listPage    = 250
 )
 
 // Store is a bucket, or what is below a prefix of it.

@@ -3,12 +3,14 @@ package types
 
 import (
 	"pillarbox/objstore/pool"
+	"pillarbox/objstore/pool/azurepool"
 	"pillarbox/objstore/pool/s3pool"
 )
 
 // All are the types by their names.
 func All() map[string]pool.Type {
 	return map[string]pool.Type{
-		"s3": s3pool.Type(),
+		"azure": azurepool.Type(),
+		"s3":    s3pool.Type(),
 	}
 }

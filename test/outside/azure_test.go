@@ -1,0 +1,86 @@
+package outside
+
+import (
+	"context"
+	"maps"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
+
+	"pillarbox/objstore/pool"
+	"pillarbox/objstore/pool/azurepool"
+	"pillarbox/objstore/pool/pooltest"
+)
+
+// Azurite's account, the same everywhere.
+const (
+	azuriteAccount = "devstoreaccount1"
+	azuriteKey     = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+
+// azurite starts one with a container, and returns the settings of a pool in it.
+func azurite(t *testing.T) (map[string]string, *container.Client) {
+	t.Helper()
+	main := cached(t, "azurite/node_modules/azurite/dist/src/blob/main.js")
+	addr := serve(t, `successfully listens on (http://\S+)`, exec.Command("node", main,
+		"--blobHost", "127.0.0.1", "--blobPort", "0", "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"))
+	settings := map[string]string{"account": azuriteAccount, "account_key": azuriteKey, "endpoint": addr + "/" + azuriteAccount, "container": "bodies"}
+	key, err := container.NewSharedKeyCredential(azuriteAccount, azuriteKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := container.NewClientWithSharedKeyCredential(settings["endpoint"]+"/bodies", key, nil)
+	if err == nil {
+		_, err = c.Create(t.Context(), nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return settings, c
+}
+
+func openAzure(t *testing.T, settings map[string]string, more map[string]string) pool.Store {
+	t.Helper()
+	settings = maps.Clone(settings)
+	maps.Copy(settings, more)
+	if err := azurepool.Type().Check(settings); err != nil {
+		t.Fatal(err)
+	}
+	s, err := azurepool.Open(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestAzure(t *testing.T) {
+	settings, c := azurite(t)
+	pooltest.Run(t, openAzure(t, settings, map[string]string{"prefix": "one"}), openAzure(t, settings, map[string]string{"prefix": "one-more"}))
+
+	// With a shared access signature instead of the account's key.
+	url, err := c.GetSASURL(sas.ContainerPermissions{Read: true, Write: true, Delete: true, List: true}, time.Now().Add(24*time.Hour), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := map[string]string{"account_key": "", "sas": url[len(c.URL()):], "access_tier": "Cool"}
+	s := openAzure(t, settings, signed)
+	p := make([]byte, 1)
+	if err := s.Put(t.Context(), "a/b", []byte("x")); err != nil {
+		t.Error(err)
+	}
+	if err := s.Get(t.Context(), "a/b", 0, p); err != nil || p[0] != 'x' {
+		t.Errorf("%q, %v", p, err)
+	}
+	if err := s.Delete(t.Context(), []string{"a/b"}); err != nil {
+		t.Error(err)
+	}
+	left := 0
+	err = pool.Each(t.Context(), s, func(pool.Object) error { left++; return nil })
+	if err != nil || left > 0 {
+		t.Errorf("%d left, %v", left, err)
+	}
+	noSecrets(t, signed["sas"], func(ctx context.Context) error { return s.Put(ctx, "a/b", p) })
+}
