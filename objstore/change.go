@@ -113,15 +113,16 @@ type Share struct {
 }
 
 // MoveChunk lets a file name the pooled chunk To instead of From in the extents
-// around Off: within 64 MiB from a multiple of that on. Both hold the same bytes,
-// and To was stored by PutChunk, or is what another file moved to; so nothing
-// that stat tells changes. Files that share From move one by one: Result.Chunks
-// names From as long as others still name it. NotFound (the file does not name
-// From there), Stale, Invalid.
+// around Off: within 64 MiB from a multiple of that on. Both begin with the same
+// Len bytes, all that To has, and To was stored by PutChunk, or is what another file
+// moved to; so nothing that stat tells changes. Files that share From move one by one:
+// Result.Chunks names From as long as others still name it. NotFound (the file does
+// not name From there, or by now more of it), Stale, Invalid.
 type MoveChunk struct {
 	Ino      Ino
 	Off      uint64
 	From, To ChunkID
+	Len      uint32
 }
 
 // SetXattr sets an extended attribute. With CreateOnly it must be new (Exist),

@@ -34,9 +34,14 @@ func (t *tx) moveChunk(c objstore.MoveChunk) (res objstore.Result, err error) {
 	}
 	now, found := slices.Clone(old), false
 	for i := range now {
-		if now[i].Kind == objstore.Pooled && now[i].Chunk == c.From {
-			now[i].Chunk, found = c.To, true
+		if now[i].Kind != objstore.Pooled || now[i].Chunk != c.From {
+			continue
 		}
+		// Sharing may have brought more of the chunk here since it was looked at.
+		if uint64(now[i].ChunkOff)+uint64(now[i].Len) > uint64(c.Len) {
+			return res, objstore.NotFound
+		}
+		now[i].Chunk, found = c.To, true
 	}
 	if !found {
 		return res, objstore.NotFound

@@ -18,8 +18,8 @@ func TestMoveChunk(t *testing.T) {
 	id := func(off uint64, version uint64) objstore.ChunkID {
 		return objstore.ChunkID{Ino: f, Index: uint32(off / objstore.ChunkSize), Version: version}
 	}
-	s.must(objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 1), To: id(0, 11)})
-	s.must(objstore.MoveChunk{Ino: f, Off: far, From: id(far, 3), To: id(far, 13)})
+	s.must(objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 1), To: id(0, 11), Len: 100})
+	s.must(objstore.MoveChunk{Ino: f, Off: far, From: id(far, 3), To: id(far, 13), Len: 100})
 	if after := s.attr(f); after != before {
 		t.Errorf("the file was %+v, is %+v", before, after)
 	}
@@ -36,16 +36,17 @@ func TestMoveChunk(t *testing.T) {
 		c    objstore.MoveChunk
 		want error
 	}{
-		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 1), To: id(0, 12)}, objstore.NotFound},
-		{objstore.MoveChunk{Ino: f, Off: far, From: id(0, 11), To: id(0, 12)}, objstore.NotFound},
-		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 11), To: id(0, 1)}, objstore.Invalid}, // given up
-		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 11), To: id(0, 11)}, objstore.Invalid},
-		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 11), To: id(far, 12)}, objstore.Invalid},
-		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 11), To: id(0, 12|objstore.ResidentVersion)}, objstore.Invalid},
-		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 11), To: id(0, 12|objstore.SealedVersion)}, objstore.Invalid},
-		{objstore.MoveChunk{Ino: objstore.VolumeRoot(1), Off: 0, From: id(0, 11), To: id(0, 12)}, objstore.Invalid},
-		{objstore.MoveChunk{Ino: f + 9, Off: 0, From: id(0, 11), To: id(0, 12)}, objstore.Stale},
-		{objstore.MoveChunk{Ino: f, Off: ^uint64(0), From: id(0, 11), To: id(0, 12)}, objstore.Invalid},
+		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 1), To: id(0, 12), Len: 100}, objstore.NotFound},
+		{objstore.MoveChunk{Ino: f, Off: far, From: id(0, 11), To: id(0, 12), Len: 100}, objstore.NotFound},
+		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 11), To: id(0, 12), Len: 99}, objstore.NotFound}, // the file needs more
+		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 11), To: id(0, 1), Len: 100}, objstore.Invalid},  // given up
+		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 11), To: id(0, 11), Len: 100}, objstore.Invalid},
+		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 11), To: id(far, 12), Len: 100}, objstore.Invalid},
+		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 11), To: id(0, 12|objstore.ResidentVersion), Len: 100}, objstore.Invalid},
+		{objstore.MoveChunk{Ino: f, Off: 0, From: id(0, 11), To: id(0, 12|objstore.SealedVersion), Len: 100}, objstore.Invalid},
+		{objstore.MoveChunk{Ino: objstore.VolumeRoot(1), Off: 0, From: id(0, 11), To: id(0, 12), Len: 100}, objstore.Invalid},
+		{objstore.MoveChunk{Ino: f + 9, Off: 0, From: id(0, 11), To: id(0, 12), Len: 100}, objstore.Stale},
+		{objstore.MoveChunk{Ino: f, Off: ^uint64(0), From: id(0, 11), To: id(0, 12), Len: 100}, objstore.Invalid},
 	} {
 		s.fails(c.c, c.want)
 	}

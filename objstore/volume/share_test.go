@@ -179,7 +179,7 @@ func (m *shareModel) move(name string) {
 		m.pool[to] = m.pool[e.Chunk]
 	}
 	before := m.s.attr(ino)
-	r := m.s.must(objstore.MoveChunk{Ino: ino, Off: e.Off, From: e.Chunk, To: to})
+	r := m.s.must(objstore.MoveChunk{Ino: ino, Off: e.Off, From: e.Chunk, To: to, Len: objstore.ChunkSize})
 	if before != m.s.attr(ino) {
 		m.t.Fatalf("%+v became %+v", before, m.s.attr(ino))
 	}

@@ -40,7 +40,7 @@ func changeToWire(c objstore.Change) (*osdv1.Change, error) {
 			Ino: uint64(c.Ino), Off: c.Off, Src: uint64(c.Src), SrcOff: c.SrcOff, Len: c.Len, Mtime: c.Mtime,
 		}}
 	case objstore.MoveChunk:
-		m.Change = &osdv1.Change_MoveChunk{MoveChunk: &osdv1.MoveChunk{Ino: uint64(c.Ino), Off: c.Off, From: chunkToWire(c.From), To: chunkToWire(c.To)}}
+		m.Change = &osdv1.Change_MoveChunk{MoveChunk: &osdv1.MoveChunk{Ino: uint64(c.Ino), Off: c.Off, From: chunkToWire(c.From), To: chunkToWire(c.To), Len: c.Len}}
 	case objstore.SetXattr:
 		m.Change = &osdv1.Change_SetXattr{SetXattr: &osdv1.SetXattr{
 			Ino: uint64(c.Ino), Name: []byte(c.Name), Value: c.Value, CreateOnly: c.CreateOnly, ReplaceOnly: c.ReplaceOnly,
@@ -123,7 +123,7 @@ func (d *decoder) change(m *osdv1.Change) objstore.Change {
 		}
 	case *osdv1.Change_MoveChunk:
 		c := m.MoveChunk
-		return objstore.MoveChunk{Ino: objstore.Ino(c.GetIno()), Off: c.GetOff(), From: d.chunk(c.GetFrom()), To: d.chunk(c.GetTo())}
+		return objstore.MoveChunk{Ino: objstore.Ino(c.GetIno()), Off: c.GetOff(), From: d.chunk(c.GetFrom()), To: d.chunk(c.GetTo()), Len: c.GetLen()}
 	case *osdv1.Change_SetXattr:
 		c := m.SetXattr
 		return objstore.SetXattr{

@@ -92,7 +92,7 @@ func (r *run) put(ctx context.Context, p part, data []byte) (copied, error) {
 // others that name that. If the file does not name that any more, what was stored
 // is removed as a dead client's is.
 func (r *run) name(ctx context.Context, f file, p part, c copied) error {
-	res, err := r.opt.Store.Apply(ctx, objstore.MoveChunk{Ino: f.ino, Off: p.off, From: p.chunk, To: c.to}, objstore.Committed)
+	res, err := r.opt.Store.Apply(ctx, objstore.MoveChunk{Ino: f.ino, Off: p.off, From: p.chunk, To: c.to, Len: c.n}, objstore.Committed)
 	if gone(err) {
 		r.lookAgain(true)
 		return nil

@@ -2808,6 +2808,7 @@ type MoveChunk struct {
 	Off           uint64                 `protobuf:"varint,2,opt,name=off,proto3" json:"off,omitempty"`
 	From          *ChunkID               `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
 	To            *ChunkID               `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	Len           uint32                 `protobuf:"varint,5,opt,name=len,proto3" json:"len,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2868,6 +2869,13 @@ func (x *MoveChunk) GetTo() *ChunkID {
 		return x.To
 	}
 	return nil
+}
+
+func (x *MoveChunk) GetLen() uint32 {
+	if x != nil {
+		return x.Len
+	}
+	return 0
 }
 
 type SetXattr struct {
@@ -5101,12 +5109,13 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x03src\x18\x03 \x01(\x04R\x03src\x12\x17\n" +
 	"\asrc_off\x18\x04 \x01(\x04R\x06srcOff\x12\x10\n" +
 	"\x03len\x18\x05 \x01(\x04R\x03len\x12\x14\n" +
-	"\x05mtime\x18\x06 \x01(\x10R\x05mtime\"\x89\x01\n" +
+	"\x05mtime\x18\x06 \x01(\x10R\x05mtime\"\x9b\x01\n" +
 	"\tMoveChunk\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\x04R\x03off\x12-\n" +
 	"\x04from\x18\x03 \x01(\v2\x19.pillarbox.osd.v1.ChunkIDR\x04from\x12)\n" +
-	"\x02to\x18\x04 \x01(\v2\x19.pillarbox.osd.v1.ChunkIDR\x02to\"\x8a\x01\n" +
+	"\x02to\x18\x04 \x01(\v2\x19.pillarbox.osd.v1.ChunkIDR\x02to\x12\x10\n" +
+	"\x03len\x18\x05 \x01(\rR\x03len\"\x8a\x01\n" +
 	"\bSetXattr\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x14\n" +
