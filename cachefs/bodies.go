@@ -10,7 +10,7 @@ import (
 // What is kept on the host (Options.Bodies) is keyed by chunk, so it is never out
 // of date. It is filled by what is read, whole chunks at a time, and by what is
 // written once that has its id for good. Sealed bodies are left out: the keys are
-// there so that no disk has their plain text.
+// there so that no disk has their plain text. They are kept sealed, below (package seal).
 
 // keep offers a copy of a chunk's first bytes to what keeps them near.
 func (fs *FS) keep(id objstore.ChunkID, data []byte) {

@@ -106,7 +106,7 @@ func (b *bench) file(n int) string {
 
 func TestPartsOfChunks(t *testing.T) {
 	b := newBench(t, Options{})
-	for n, size := range []int{1, 4096, blockSize, blockSize + 1, 300_000, objstore.ChunkSize} {
+	for n, size := range []int{1, 4096, blockSize, blockSize + 1, 300_000, objstore.ChunkSize, objstore.StoredMax} {
 		want := data(n, size)
 		b.put(n, size)
 		for range 20 {
@@ -381,7 +381,7 @@ func FuzzHead(f *testing.F) {
 	f.Add([]byte(magic))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n, sums, err := parseHead(chunk(1), b)
-		if err == nil && (n > objstore.ChunkSize || len(sums) != 4*blocks(n)) {
+		if err == nil && (n > objstore.StoredMax || len(sums) != 4*blocks(n)) {
 			t.Errorf("%d bytes with %d of checksums", n, len(sums))
 		}
 	})

@@ -18,7 +18,7 @@ const (
 	magic     = "PBXCHNK1"
 	blockSize = 64 << 10
 	fixedHead = 8 + 8 + 8 + 4 + 4
-	maxHead   = fixedHead + 4*objstore.ChunkSize/blockSize + 4
+	maxHead   = fixedHead + 4*((objstore.StoredMax+blockSize-1)/blockSize) + 4
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -48,7 +48,7 @@ func parseHead(id objstore.ChunkID, b []byte) (n int, sums []byte, err error) {
 		return 0, nil, fmt.Errorf("no head")
 	}
 	n = int(binary.BigEndian.Uint32(b[28:]))
-	if n > objstore.ChunkSize || len(b) < headLen(n) {
+	if n > objstore.StoredMax || len(b) < headLen(n) {
 		return 0, nil, fmt.Errorf("%d bytes: bad length", n)
 	}
 	end := headLen(n) - 4

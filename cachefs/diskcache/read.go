@@ -109,6 +109,23 @@ func (c *Cache) Has(id objstore.ChunkID, n uint32) bool {
 	return err == nil && st.Size() >= int64(headLen(int(n)))+int64(n)
 }
 
+// Remove removes a chunk.
+func (c *Cache) Remove(id objstore.ChunkID) {
+	root, release := c.root()
+	defer release()
+	if root == nil {
+		return
+	}
+	name := nameOf(id)
+	st, err := root.Lstat(shardDir(shardOf(id.Ino)) + "/" + name)
+	if err == nil {
+		err = c.remove(root, shardOf(id.Ino), name, st.Size())
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.opt.Log.Warn("remove a file of the cache", "file", name, "err", err)
+	}
+}
+
 // Drop removes what is cached of the inodes that in says.
 func (c *Cache) Drop(in func(objstore.Ino) bool) (files int, bytes int64, err error) {
 	for i := range shards {

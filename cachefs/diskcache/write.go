@@ -94,7 +94,7 @@ func (c *Cache) Wait() {
 // Put keeps a chunk's first bytes, in the background. data must not be changed
 // any more. It never waits: when too much is on its way already, nothing is kept.
 func (c *Cache) Put(id objstore.ChunkID, data []byte) {
-	if len(data) == 0 || len(data) > objstore.ChunkSize {
+	if len(data) == 0 || len(data) > objstore.StoredMax {
 		return
 	}
 	if !c.queue.put(job{id, data}) {

@@ -1,29 +1,110 @@
 package seal
 
-import "pillarbox/objstore"
+import (
+	"context"
+	"errors"
+
+	"pillarbox/objstore"
+)
 
 // Bodies keeps bytes of chunks near, as package cachefs has it.
 type Bodies interface {
 	Get(id objstore.ChunkID, off uint32, p []byte) bool
 	Put(id objstore.ChunkID, data []byte)
+	// Remove forgets a chunk.
+	Remove(id objstore.ChunkID)
 }
 
-// Bodies lets next have the chunks of those volumes only that are known not to be
-// encrypted: what comes to it is plain text.
-func (s *Store) Bodies(next Bodies) Bodies { return bodies{next, s} }
-
-type bodies struct {
-	Bodies
-	s *Store
+// Bodies has bodies kept in next: those of encrypted volumes by the Store, which
+// are sealed, and through what it returns those of volumes that are known not to be
+// encrypted. What comes to that is plain text. It is called before the first request.
+func (s *Store) Bodies(next Bodies) *PlainBodies {
+	s.near = next
+	return &PlainBodies{next, s}
 }
 
-// Put passes over chunks of encrypted volumes, whose ids do not say so before
-// they are named.
-func (b bodies) Put(id objstore.ChunkID, data []byte) {
+// PlainBodies keeps those of volumes that are not encrypted.
+type PlainBodies struct {
+	next Bodies
+	s    *Store
+}
+
+// Get implements cachefs.Bodies.
+func (b *PlainBodies) Get(id objstore.ChunkID, off uint32, p []byte) bool {
+	return !id.Sealed() && b.next.Get(id, off, p)
+}
+
+// Put implements cachefs.Bodies. It passes over chunks of encrypted volumes, whose
+// ids do not say so before they are named.
+func (b *PlainBodies) Put(id objstore.ChunkID, data []byte) {
 	b.s.mu.Lock()
 	v := b.s.vols[id.Ino.Volume()]
 	b.s.mu.Unlock()
 	if v != nil && v.key == nil && !id.Sealed() {
-		b.Bodies.Put(id, data)
+		b.next.Put(id, data)
 	}
+}
+
+// keep keeps a sealed body near, whose bytes must not be changed any more.
+func (s *Store) keep(id objstore.ChunkID, stored []byte) {
+	if s.near != nil {
+		s.near.Put(id, stored)
+	}
+}
+
+// keepWritten keeps the sealed bodies that a change brought along.
+func (s *Store) keepWritten(c objstore.Change) {
+	w, ok := c.(objstore.Write)
+	if !ok {
+		return
+	}
+	for _, e := range w.Extents {
+		if e.Kind == objstore.Resident && e.Chunk.Sealed() {
+			s.keep(e.Chunk, e.Data)
+		}
+	}
+}
+
+// source reads stored bytes of a sealed chunk.
+type source func(ctx context.Context, id objstore.ChunkID, off uint32, p []byte) error
+
+// readSealed reads from near, or else from below.
+func (s *Store) readSealed(ctx context.Context, key []byte, id objstore.ChunkID, off int, p []byte) error {
+	if s.near == nil {
+		return s.openFrom(ctx, s.Base.ReadChunk, key, id, off, p)
+	}
+	err := s.openFrom(ctx, s.readNear, key, id, off, p)
+	if !errors.Is(err, objstore.Corrupt) && !errors.Is(err, objstore.Unsupported) {
+		return err
+	}
+	// What is near may have been damaged already when it came, and be good again below.
+	s.near.Remove(id)
+	s.heads.remove(id)
+	return s.openFrom(ctx, s.Base.ReadChunk, key, id, off, p)
+}
+
+// readNear reads stored bytes from near. What is not there is read whole, to be
+// kept, once it is known how much that is.
+func (s *Store) readNear(ctx context.Context, id objstore.ChunkID, off uint32, p []byte) error {
+	if s.near.Get(id, off, p) {
+		return nil
+	}
+	h := s.heads.get(id)
+	if h == nil {
+		return s.Base.ReadChunk(ctx, id, off, p)
+	}
+	// Others read other parts of it at the same time.
+	whole, err, _ := s.fills.Do(id.String(), func() (any, error) {
+		b := make([]byte, h.ends[len(h.ends)-1])
+		if err := s.Base.ReadChunk(ctx, id, 0, b); err != nil {
+			return nil, err
+		}
+		s.keep(id, b)
+		return b, nil
+	})
+	if err != nil {
+		return err
+	}
+	copy(p, whole.([]byte)[off:])
+	return nil
 }

@@ -41,3 +41,10 @@ func (c *heads) putLocked(id objstore.ChunkID, h *head) {
 	}
 	c.now[id] = h
 }
+
+func (c *heads) remove(id objstore.ChunkID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.now, id)
+	delete(c.old, id)
+}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sync/singleflight"
+
 	"pillarbox/objstore"
 	"pillarbox/objstore/locks"
 )
@@ -35,6 +37,9 @@ type Store struct {
 	codec  codec
 	heads  heads
 	bodies atomic.Uint64 // sealed bodies named in this session
+
+	near  Bodies             // keeps sealed bodies on this host; nil: none
+	fills singleflight.Group // bodies being read whole, to be kept
 
 	mu     sync.Mutex // a leaf
 	master *MasterKeys
@@ -181,7 +186,11 @@ func (s *Store) PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) 
 			s.heads.put(id, h)
 		}
 	}
-	return s.Base.PutChunk(ctx, id, data)
+	err = s.Base.PutChunk(ctx, id, data)
+	if err == nil && v.key != nil {
+		s.keep(id, data)
+	}
+	return err
 }
 
 // ReadChunk implements objstore.Store.
@@ -207,8 +216,9 @@ func (s *Store) ReadChunk(ctx context.Context, id objstore.ChunkID, off uint32, 
 	return nil
 }
 
-func (s *Store) readSealed(ctx context.Context, key []byte, id objstore.ChunkID, off int, p []byte) error {
-	h, err := s.head(ctx, id)
+// openFrom reads bytes of a body whose stored bytes come from somewhere.
+func (s *Store) openFrom(ctx context.Context, stored source, key []byte, id objstore.ChunkID, off int, p []byte) error {
+	h, err := s.head(ctx, stored, id)
 	if err != nil {
 		return err
 	}
@@ -222,20 +232,20 @@ func (s *Store) readSealed(ctx context.Context, key []byte, id objstore.ChunkID,
 	first, last := off/frameSize, (off+len(p)-1)/frameSize
 	from := h.begin(first)
 	b := make([]byte, h.ends[last]-from)
-	if err := s.Base.ReadChunk(ctx, id, uint32(from), b); err != nil {
+	if err := stored(ctx, id, uint32(from), b); err != nil {
 		return err
 	}
 	return s.codec.open(aead, h, first, last, b, off, p)
 }
 
 // head reads how a sealed body is laid out.
-func (s *Store) head(ctx context.Context, id objstore.ChunkID) (*head, error) {
+func (s *Store) head(ctx context.Context, stored source, id objstore.ChunkID) (*head, error) {
 	if h := s.heads.get(id); h != nil {
 		return h, nil
 	}
 	// A body has a frame at least, so its first entry is there to be read as well.
 	var b [headSize + entrySize]byte
-	if err := s.Base.ReadChunk(ctx, id, 0, b[:]); err != nil {
+	if err := stored(ctx, id, 0, b[:]); err != nil {
 		return nil, err
 	}
 	h, err := parseHead(b[:])
@@ -245,7 +255,7 @@ func (s *Store) head(ctx context.Context, id objstore.ChunkID) (*head, error) {
 	table := b[headSize:]
 	if n := h.tableSize(); n > entrySize {
 		table = make([]byte, n)
-		if err := s.Base.ReadChunk(ctx, id, headSize, table); err != nil {
+		if err := stored(ctx, id, headSize, table); err != nil {
 			return nil, err
 		}
 	}
@@ -279,7 +289,11 @@ func (s *Store) Apply(ctx context.Context, c objstore.Change, p objstore.Promise
 			return objstore.Result{}, fmt.Errorf("remove the key of inode %v: %w", ch.Ino, objstore.NotPermitted)
 		}
 	}
-	return s.Base.Apply(ctx, c, p)
+	r, err := s.Base.Apply(ctx, c, p)
+	if err == nil {
+		s.keepWritten(c)
+	}
+	return r, err
 }
 
 // sealWrite seals the bodies that a write brings along.

@@ -39,15 +39,7 @@ func TestDiskCache(t *testing.T) {
 		}
 		sums[name] = sha256.Sum256(mail)
 	}
-	files := func() (list []string) {
-		filepath.WalkDir(cache, func(path string, e fs.DirEntry, err error) error {
-			if err == nil && e.Type().IsRegular() && e.Name() != "lock" && e.Name()[0] != '.' {
-				list = append(list, path)
-			}
-			return nil
-		})
-		return list
-	}
+	files := func() []string { return bodiesIn(cache) }
 	readAll := func(what string) {
 		t.Helper()
 		for name, want := range sums {
@@ -97,4 +89,15 @@ func TestDiskCache(t *testing.T) {
 		}
 	}
 	c.stop(d)
+}
+
+// bodiesIn lists the files of a disk cache.
+func bodiesIn(cache string) (list []string) {
+	filepath.WalkDir(cache, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() && e.Name() != "lock" && e.Name()[0] != '.' {
+			list = append(list, path)
+		}
+		return nil
+	})
+	return list
 }

@@ -22,6 +22,7 @@ func TestOutsidePool(t *testing.T) {
 	c := newCluster(t, 3)
 	c.healthy(3)
 	bodies, settings := c.provider()
+	provider := c.all[len(c.all)-1]
 	config := c.path("cloud.json")
 	if err := os.WriteFile(config, settings, 0o600); err != nil {
 		t.Fatal(err)
@@ -29,7 +30,12 @@ func TestOutsidePool(t *testing.T) {
 	keys := c.path("keys")
 	c.run("key", "create", "--key-file", keys)
 	a, _ := c.mount("mx1", "key-file="+keys, "encrypt", "pool=cloud="+config)
-	b, _ := c.mount("mx2", "key-file="+keys, "pool=cloud="+config)
+	cache := c.path("cache")
+	if err := os.Mkdir(cache, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cached := []string{"key-file=" + keys, "pool=cloud=" + config, "cache-dir=" + cache, "cache-free=1MiB"}
+	b, bd := c.mount("mx2", cached...)
 	bare, _ := c.mount("mx3", "key-file="+keys)
 	c.run("pool", "create", "cloud", "--type", "s3", "--config", config, "--conf", c.admin)
 	c.run("pool", "set", "/", "cloud", "--conf", c.admin)
@@ -61,6 +67,24 @@ func TestOutsidePool(t *testing.T) {
 	}
 	if _, err := os.ReadFile(dir(bare) + "/large"); err == nil {
 		t.Error("a large body was read without credentials")
+	}
+	// What mx2 has read it has near, sealed, also after a start, and with the provider away.
+	c.eventually("the bodies are in the disk cache", func() bool { return len(bodiesIn(cache)) == 3 })
+	for _, path := range bodiesIn(cache) {
+		if b, err := os.ReadFile(path); err != nil || bytes.Contains(b, large[:13]) || bytes.Contains(b, small) {
+			t.Errorf("%s in the cache of encrypted mail: %v, or plain text", path, err)
+		}
+	}
+	c.stop(bd)
+	if err := unix.Kill(provider.cmd.Process.Pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	b, _ = c.mount("mx2", cached...)
+	if got, err := os.ReadFile(dir(b) + "/large"); err != nil || !bytes.Equal(got, large) {
+		t.Errorf("with the provider away: %d bytes, %v", len(got), err)
+	}
+	if err := unix.Kill(provider.cmd.Process.Pid, unix.SIGCONT); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Remove(dir(b) + "/large"); err != nil {
 		t.Fatal(err)
