@@ -27,7 +27,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 .DEFAULT_GOAL = build
 
-.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster s3 outside soak e2e bench bench-s3 lint crush-compare proto clean
+.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster s3 outside soak e2e bench bench-beside bench-s3 lint crush-compare proto clean
 
 build:
 	go build -o bin/pillarbox ./cmd/pillarbox
@@ -105,6 +105,14 @@ lint: vet
 bench-s3: test-deps
 	@command -v radosgw >/dev/null || apt-get install -y --no-install-recommends ceph-mon ceph-osd ceph-mgr ceph-common radosgw
 	go test -tags ceph -count=1 -timeout 60m -v -run '^TestBesideCeph$$' ./test/s3
+
+# Compares a store of one host and a cluster of three OSDs with ext4, go-fuse's loopback,
+# ceph-fuse and GlusterFS on one disk and in turns; docs/performance.md has a result.
+# Sets up those two, which go again. BESIDE="-beside-workers 1,8,32" measures more.
+bench-beside: test-deps
+	@command -v ceph-fuse >/dev/null || apt-get install -y --no-install-recommends ceph-mon ceph-osd ceph-mgr ceph-mds ceph-common ceph-fuse
+	@command -v glusterd >/dev/null || apt-get install -y --no-install-recommends glusterfs-server
+	go test -tags beside -count=1 -timeout 120m -v -run '^TestBeside$$' ./test/cluster $(BESIDE)
 
 # Compares placement with that of Ceph's crushtool; docs/crush.md has the result.
 crush-compare:
