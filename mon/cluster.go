@@ -27,6 +27,8 @@ type Report struct {
 	Bad       int    `json:"bad,omitempty"`       // chunks that scrub could not heal
 	Unchecked bool   `json:"unchecked,omitempty"` // it has yet to see which these are
 
+	Dropped map[string]uint64 `json:"dropped,omitempty"` // what came to its port and was not for it, by reason (package guard)
+
 	Pools map[int]PoolUse `json:"pools,omitempty"` // what it holds of each data pool
 }
 

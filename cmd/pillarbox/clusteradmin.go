@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -169,6 +170,27 @@ func writeHealth(w io.Writer, st *mon.Status, detail bool) error {
 		for _, line := range ch.Detail {
 			if _, err := fmt.Fprintf(w, "    %s\n", line); err != nil {
 				return err
+			}
+		}
+	}
+	if detail {
+		return writeDropped(w, st)
+	}
+	return nil
+}
+
+// writeDropped says what came to OSDs' ports since they were started and was not
+// for them. It makes nothing unhealthy: anybody in the network can bring it about.
+func writeDropped(w io.Writer, st *mon.Status) error {
+	for _, o := range st.OSDs {
+		if o.Report == nil {
+			continue
+		}
+		for _, reason := range slices.Sorted(maps.Keys(o.Report.Dropped)) {
+			if n := o.Report.Dropped[reason]; n > 0 {
+				if _, err := fmt.Fprintf(w, "INFO osd.%d dropped at its port: %d of reason %s\n", o.ID, n, reason); err != nil {
+					return err
+				}
 			}
 		}
 	}

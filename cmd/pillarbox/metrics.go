@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/urfave/cli/v2"
 
+	"pillarbox/guard"
 	"pillarbox/mon"
 	"pillarbox/objstore/s3"
 	"pillarbox/osd"
@@ -198,6 +199,26 @@ func monMetrics(m *mon.Monitor, log *slog.Logger) prometheus.Collector {
 		set("moving", float64(chunks))
 		return nil
 	})
+}
+
+// dropped is a collector of what a port dropped.
+type dropped struct {
+	c    *guard.Counter
+	desc *prometheus.Desc
+}
+
+func droppedMetrics(c *guard.Counter) prometheus.Collector {
+	return &dropped{c, desc("pillarbox_dropped_total", "what came to the daemon's port and was not for it, by reason", "reason")}
+}
+
+// Describe implements prometheus.Collector.
+func (d *dropped) Describe(ch chan<- *prometheus.Desc) { ch <- d.desc }
+
+// Collect implements prometheus.Collector.
+func (d *dropped) Collect(ch chan<- prometheus.Metric) {
+	for reason, n := range d.c.Counts() {
+		ch <- prometheus.MustNewConstMetric(d.desc, prometheus.CounterValue, float64(n), reason)
+	}
 }
 
 // s3Metrics are of a gateway's requests.

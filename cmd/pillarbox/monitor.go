@@ -285,7 +285,7 @@ func runMon(ctx context.Context, dir, metricsAddr string, opt mon.Options, log *
 		return fmt.Errorf("serve: %w", err)
 	}
 	s := monrpc.NewServer(m, cfg, log)
-	shown, err := serveMetrics(metricsAddr, log, monMetrics(m, log))
+	shown, err := serveMetrics(metricsAddr, log, monMetrics(m, log), droppedMetrics(s.Dropped))
 	if err != nil {
 		return err
 	}

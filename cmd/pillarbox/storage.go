@@ -165,7 +165,7 @@ func (mem *member) serveOSD(ctx context.Context, metricsAddr string, log *slog.L
 	if err != nil {
 		return err
 	}
-	shown, err := serveMetrics(metricsAddr, log, osdMetrics(o, log))
+	shown, err := serveMetrics(metricsAddr, log, osdMetrics(o, log), droppedMetrics(s.Dropped))
 	if err != nil {
 		return err
 	}
@@ -187,7 +187,11 @@ func (mem *member) serveOSD(ctx context.Context, metricsAddr string, log *slog.L
 		return nil
 	})
 	g.Go(func() error {
-		mem.mons.Beat(ctx, func() mon.Report { return reportOf(ctx, o) })
+		mem.mons.Beat(ctx, func() mon.Report {
+			r := reportOf(ctx, o)
+			r.Dropped = s.Dropped.Counts()
+			return r
+		})
 		return nil
 	})
 	g.Go(func() error {

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"pillarbox/guard"
 	"pillarbox/mon"
 	"pillarbox/mon/monrpc/monv1"
 	"pillarbox/mon/pki"
@@ -42,23 +43,24 @@ const (
 type Server struct {
 	*grpc.Server
 	monv1.UnimplementedMonServer
-	mon *mon.Monitor
-	log *slog.Logger
+	Dropped *guard.Counter // what came to the port and was not for it
+	mon     *mon.Monitor
+	log     *slog.Logger
 }
 
 // NewServer makes a server; Serve starts it and Stop ends it.
 func NewServer(m *mon.Monitor, cfg *tls.Config, log *slog.Logger) *Server {
 	cfg = cfg.Clone()
 	cfg.ClientAuth = tls.VerifyClientCertIfGiven // who joins has none yet
-	s := &Server{mon: m, log: log}
-	s.Server = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(cfg)),
+	s := &Server{mon: m, log: log, Dropped: guard.New(log)}
+	s.Server = grpc.NewServer(append(s.Dropped.Options(),
+		grpc.Creds(s.Dropped.Creds(cfg)),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(256),
 		grpc.ConnectionTimeout(handshakeMax),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: silence - pingEvery}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(s.unary), grpc.ChainStreamInterceptor(s.stream),
-	)
+	)...)
 	monv1.RegisterMonServer(s.Server, s)
 	return s
 }
@@ -101,14 +103,28 @@ func authorize(ctx context.Context, method string) (context.Context, error) {
 	return context.WithValue(ctx, callerKey{}, id), nil
 }
 
+// authorize refuses a call of a role that may not make it, and counts that.
+func (s *Server) authorize(ctx context.Context, method string) (context.Context, error) {
+	known, err := authorize(ctx, method)
+	switch {
+	case errors.Is(err, objstore.Unsupported):
+		s.Dropped.DropCall(ctx, guard.Unknown, err)
+	case err != nil:
+		s.Dropped.DropCall(ctx, guard.Role, err)
+	}
+	return known, err
+}
+
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	ctx, err := authorize(ctx, info.FullMethod)
+	guard.Handled(ctx)
+	ctx, err := s.authorize(ctx, info.FullMethod)
 	if err != nil {
 		return nil, toWire(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	res, err := next(ctx, req)
+	s.Dropped.Refuse(ctx, err)
 	return res, toWire(err)
 }
 
@@ -120,11 +136,14 @@ type authorized struct {
 func (a authorized) Context() context.Context { return a.ctx }
 
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	ctx, err := authorize(ss.Context(), info.FullMethod)
+	ss = s.Dropped.Stream(ss)
+	ctx, err := s.authorize(ss.Context(), info.FullMethod)
 	if err != nil {
 		return toWire(err)
 	}
-	return toWire(next(srv, authorized{ss, ctx}))
+	err = next(srv, authorized{ss, ctx})
+	s.Dropped.Refuse(ctx, err)
+	return toWire(err)
 }
 
 // callerOSD is the OSD that calls.
@@ -140,7 +159,7 @@ func callerOSD(ctx context.Context) (int, error) {
 // Join implements monv1.MonServer.
 func (s *Server) Join(ctx context.Context, r *monv1.JoinRequest) (*monv1.JoinReply, error) {
 	if len(r.Secret) > 256 || len(r.Request) > 1<<14 {
-		return nil, fmt.Errorf("join: %w", objstore.Invalid)
+		return nil, bad(fmt.Errorf("join: %w", objstore.Invalid))
 	}
 	j, err := s.mon.Join(ctx, mon.JoinRequest{
 		TokenHash: pki.Token{Secret: r.Secret}.Hash(), Request: r.Request,
@@ -189,7 +208,7 @@ func (s *Server) Boot(ctx context.Context, r *monv1.BootRequest) (*monv1.MapRepl
 		return nil, err
 	}
 	if int(r.Id) != id || len(r.Uuid) != 36 || r.Addr == "" || len(r.Addr) > 255 {
-		return nil, fmt.Errorf("boot of osd.%d by osd.%d at %q: %w", r.Id, id, r.Addr, objstore.Invalid)
+		return nil, bad(fmt.Errorf("boot of osd.%d by osd.%d at %q: %w", r.Id, id, r.Addr, objstore.Invalid))
 	}
 	m, err := s.mon.Boot(ctx, objstore.OSDInfo{ID: id, UUID: r.Uuid, Addr: r.Addr})
 	if err != nil {
@@ -225,7 +244,7 @@ func (s *Server) Beat(in grpc.ClientStreamingServer[monv1.BeatRequest, monv1.Bea
 		}
 		var r mon.Report
 		if err := json.Unmarshal(msg.Report, &r); err != nil {
-			return fmt.Errorf("report of osd.%d: %w: %w", id, objstore.Invalid, err)
+			return bad(fmt.Errorf("report of osd.%d: %w: %w", id, objstore.Invalid, err))
 		}
 		if err := beats.Beat(ctx, r); err != nil {
 			return err
@@ -236,10 +255,12 @@ func (s *Server) Beat(in grpc.ClientStreamingServer[monv1.BeatRequest, monv1.Bea
 // Command implements monv1.MonServer.
 func (s *Server) Command(ctx context.Context, r *monv1.CommandRequest) (*monv1.CommandReply, error) {
 	if len(r.Words) > maxWords || len(r.Options) > maxWords || slices.ContainsFunc(r.Words, func(w string) bool { return len(w) > maxWord }) {
-		return nil, fmt.Errorf("a command of %d words: %w", len(r.Words), objstore.Invalid)
+		return nil, bad(fmt.Errorf("a command of %d words: %w", len(r.Words), objstore.Invalid))
 	}
 	if id, _ := ctx.Value(callerKey{}).(pki.Identity); id.Role != pki.Admin && !slices.Equal(r.Words, mon.S3KeysCommand) {
-		return nil, fmt.Errorf("%s may not call %s: %w", id, monv1.Mon_Command_FullMethodName, objstore.NotPermitted)
+		err := fmt.Errorf("%s may not call %s: %w", id, monv1.Mon_Command_FullMethodName, objstore.NotPermitted)
+		s.Dropped.DropCall(ctx, guard.Role, err)
+		return nil, err
 	}
 	answer, err := s.mon.Command(ctx, r.Words, r.Options)
 	if err != nil {
@@ -248,6 +269,9 @@ func (s *Server) Command(ctx context.Context, r *monv1.CommandRequest) (*monv1.C
 	b, err := json.Marshal(answer)
 	return &monv1.CommandReply{Answer: b}, err
 }
+
+// bad is the error of a message that says what cannot be.
+func bad(err error) error { return &guard.BadMessage{Err: err} }
 
 // toWire makes the status of a failed call. The kind stands before the text.
 func toWire(err error) error {

@@ -3,6 +3,7 @@ package osdrpc
 import (
 	"fmt"
 
+	"pillarbox/guard"
 	"pillarbox/objstore"
 	"pillarbox/osd"
 	"pillarbox/osd/osdrpc/osdv1"
@@ -13,7 +14,7 @@ type decoder struct{ err error }
 
 func (d *decoder) fail(kind objstore.Kind, format string, args ...any) {
 	if d.err == nil {
-		d.err = fmt.Errorf(format+": %w", append(args, kind)...)
+		d.err = &guard.BadMessage{Err: fmt.Errorf(format+": %w", append(args, kind)...)}
 	}
 }
 

@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
+	"pillarbox/guard"
 	"pillarbox/objstore"
 	"pillarbox/objstore/client"
 	"pillarbox/objstore/locks"
@@ -49,6 +49,7 @@ type ServerOptions struct {
 // who may call them is for them to say.
 type Server struct {
 	*grpc.Server
+	Dropped *guard.Counter // what came to the port and was not for it
 	backend Backend
 	log     *slog.Logger
 	heard   func(from int)
@@ -98,11 +99,12 @@ func NewServer(b Backend, opt ServerOptions) (*Server, error) {
 	if s.heard == nil {
 		s.heard = func(int) {}
 	}
-	s.Server = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(cfg)),
+	s.Dropped = guard.New(s.log)
+	s.Server = grpc.NewServer(append(s.Dropped.Options(),
+		grpc.Creds(s.Dropped.Creds(cfg)),
 		grpc.ForceServerCodecV2(newCodec()),
-		grpc.ChainUnaryInterceptor(guardUnary),
-		grpc.ChainStreamInterceptor(guardStream),
+		grpc.ChainUnaryInterceptor(s.guardUnary),
+		grpc.ChainStreamInterceptor(s.guardStream),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
@@ -113,7 +115,7 @@ func NewServer(b Backend, opt ServerOptions) (*Server, error) {
 		grpc.ConnectionTimeout(handshakeMax),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: silence - pingEvery}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
-	)
+	)...)
 	osdv1.RegisterOSDServer(s.Server, &osdService{s: s})
 	osdv1.RegisterPeerServer(s.Server, &peerService{s: s})
 	osdv1.RegisterAdminServer(s.Server, &adminServer{s: s})
@@ -127,12 +129,14 @@ func service(method string) (string, bool) {
 }
 
 // guardUnary lets in who may come in and encodes errors.
-func guardUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+func (s *Server) guardUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	guard.Handled(ctx)
 	name, ours := service(info.FullMethod)
 	if !ours {
 		return handle(ctx, req)
 	}
 	if err := authorize(ctx, name); err != nil {
+		s.Dropped.DropCall(ctx, guard.Role, err)
 		return nil, errToWire(err)
 	}
 	ctx, err := receiveLease(ctx)
@@ -141,19 +145,24 @@ func guardUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle
 	}
 	resp, err := handle(ctx, req)
 	if err != nil {
+		s.Dropped.Refuse(ctx, err)
 		return nil, errToWire(err)
 	}
 	return resp, nil
 }
 
 // guardStream does the same for streams.
-func guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+func (s *Server) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	ss = s.Dropped.Stream(ss)
 	name, ours := service(info.FullMethod)
 	if !ours {
 		return handle(srv, ss)
 	}
 	if err := authorize(ss.Context(), name); err != nil {
+		s.Dropped.DropCall(ss.Context(), guard.Role, err)
 		return errToWire(err)
 	}
-	return errToWire(handle(srv, ss))
+	err := handle(srv, ss)
+	s.Dropped.Refuse(ss.Context(), err)
+	return errToWire(err)
 }
