@@ -24,6 +24,7 @@ type Report struct {
 	Leads     int    `json:"leads"`
 	Degraded  int    `json:"degraded"`            // groups it leads that lack members
 	Missing   uint64 `json:"missing"`             // chunks it still has to bring to where they belong
+	Lost      uint64 `json:"lost,omitempty"`      // of these, shards that nobody holds, made again from others
 	Bad       int    `json:"bad,omitempty"`       // chunks that scrub could not heal
 	Unchecked bool   `json:"unchecked,omitempty"` // it has yet to see which these are
 

@@ -118,6 +118,9 @@ func (st *Status) check(cm *objstore.Map) {
 		if r.Degraded > 0 {
 			degraded = append(degraded, fmt.Sprintf("%d placement groups led by %s lack members", r.Degraded, name))
 		}
+		if r.Lost > 0 {
+			degraded = append(degraded, fmt.Sprintf("%s has %d shards to make again", name, r.Lost))
+		}
 		if r.Bad > 0 {
 			bad = append(bad, fmt.Sprintf("%s has %d damaged chunks that no other OSD has a good copy of", name, r.Bad))
 		}
@@ -136,7 +139,14 @@ func (st *Status) check(cm *objstore.Map) {
 	st.note("OSD_FULL", HealthErr, "%d OSDs full", full)
 	st.note("OSD_SCRUB_ERRORS", HealthErr, "%d OSDs have damaged chunks", bad)
 	st.note("PG_AVAILABILITY", HealthWarn, "reduced availability of volumes, or not known (%d reasons)", unknown)
-	st.note("PG_DEGRADED", HealthWarn, "placement groups of %d OSDs degraded", degraded)
+	for i := range cm.Pools {
+		if p := &cm.Pools[i]; p.Kind == objstore.DataPool {
+			if groups, lacking := st.lacking(cm, p); groups > 0 {
+				degraded = append(degraded, fmt.Sprintf("pool %s: %d of %d placement groups lack %d of %d %s", p.Name, groups, p.PGs, lacking, p.PGs*p.Size, p.Pieces()))
+			}
+		}
+	}
+	st.note("PG_DEGRADED", HealthWarn, "degraded placement groups (%d reasons)", degraded)
 	st.note("CHUNKS_MISPLACED", HealthWarn, "%d OSDs have chunks to move", moving)
 	st.note("OSDMAP_FLAGS", HealthWarn, "%d flags set", st.Flags)
 	var few []string
@@ -168,6 +178,24 @@ func (st *Status) check(cm *objstore.Map) {
 			st.Health = c.Severity
 		}
 	}
+}
+
+// lacking counts the placement groups of a data pool with places on OSDs that
+// are down, and these places.
+func (st *Status) lacking(cm *objstore.Map, p *objstore.Pool) (groups, places int) {
+	for pg := range uint32(p.PGs) {
+		down := 0
+		for _, id := range cm.Acting(p, pg) {
+			if id >= 0 && !cm.OSD(id).Up {
+				down++
+			}
+		}
+		if down > 0 {
+			groups++
+			places += down
+		}
+	}
+	return groups, places
 }
 
 func (st *Status) note(code, severity, summary string, detail []string) {

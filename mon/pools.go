@@ -42,7 +42,8 @@ func checkPoolName(name string) error {
 	return nil
 }
 
-// cmdPoolCreate: pool create NAME, with options size, min_size, failure_domain and pgs.
+// cmdPoolCreate: pool create NAME, with options size, min_size, failure_domain and
+// pgs; of an erasure-coded pool k and m instead of size.
 func (m *Monitor) cmdPoolCreate(ctx context.Context, args []string, options map[string]string) (any, error) {
 	if err := checkPoolName(args[0]); err != nil {
 		return nil, err
@@ -58,6 +59,10 @@ func (m *Monitor) cmdPoolCreate(ctx context.Context, args []string, options map[
 			}
 			return nil
 		}
+		if have := cm.Domains(p.Domain()); p.Coding != nil && have < p.Size && options["force"] != "true" {
+			return fmt.Errorf("pool %q: %d+%d needs %d failure domains (%s), the map has %d; give --force: %w",
+				p.Name, p.Coding.K, p.Coding.M, p.Size, p.Domain(), have, objstore.NotPermitted)
+		}
 		for p.ID = 1; cm.Pool(p.ID) != nil; p.ID++ {
 		}
 		if p.ID > objstore.MaxDataPool {
@@ -70,7 +75,8 @@ func (m *Monitor) cmdPoolCreate(ctx context.Context, args []string, options map[
 
 func newPool(name string, options map[string]string) (*objstore.Pool, error) {
 	p := &objstore.Pool{Name: name, Kind: objstore.DataPool, Size: defaultSize, PGs: defaultPGs, ChunkSize: objstore.ChunkSize, FailureDomain: options["failure_domain"]}
-	for key, to := range map[string]*int{"size": &p.Size, "min_size": &p.MinSize, "pgs": &p.PGs} {
+	var code objstore.Coding
+	for key, to := range map[string]*int{"size": &p.Size, "min_size": &p.MinSize, "pgs": &p.PGs, "k": &code.K, "m": &code.M} {
 		s := options[key]
 		if s == "" {
 			continue
@@ -84,11 +90,26 @@ func newPool(name string, options map[string]string) (*objstore.Pool, error) {
 	if text := options["outside"]; text != "" {
 		return p, moveOut(p, text)
 	}
+	if code != (objstore.Coding{}) {
+		return p, codePool(p, code, options["size"] != "")
+	}
 	p.MinSize = cmp.Or(p.MinSize, p.Size/2+1)
 	if p.Size < 2 && options["force"] != "true" {
 		return nil, fmt.Errorf("pool %q with one replica loses data with a disk; give --force: %w", name, objstore.NotPermitted)
 	}
 	return p, nil
+}
+
+// codePool makes a new pool an erasure-coded one. Unless said otherwise a write
+// must reach one shard more than are needed to read: then none is lost with the
+// next disk.
+func codePool(p *objstore.Pool, code objstore.Coding, sized bool) error {
+	if code.K < 2 || code.M < 1 || sized {
+		return fmt.Errorf("pool %q: an erasure-coded pool has k of 2 or more, m of 1 or more, and no size: %w", p.Name, objstore.Invalid)
+	}
+	p.Coding, p.Size = &code, code.K+code.M
+	p.MinSize = cmp.Or(p.MinSize, code.K+1)
+	return nil
 }
 
 // moveOut makes a new pool one outside: redundancy is the other store's affair.

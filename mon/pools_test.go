@@ -28,6 +28,11 @@ func TestPoolCommands(t *testing.T) {
 			t.Errorf("%s %v: %v, want %v", line, options, err, want)
 		}
 	}
+	do(objstore.Invalid, "pool create wide", "k=1", "m=2", "force=true")
+	do(objstore.Invalid, "pool create wide", "k=2", "force=true")
+	do(objstore.Invalid, "pool create wide", "k=4", "m=2", "size=6", "force=true")
+	do(objstore.Invalid, "pool create wide", "k=4", "m=2", "min_size=3", "force=true")
+	do(objstore.NotPermitted, "pool create wide", "k=4", "m=2") // there is one host
 	do(nil, "pool create fast", "size=2", "pgs=32", "failure_domain=osd")
 	do(nil, "pool create fast", "size=2", "pgs=32", "failure_domain=osd") // again
 	do(objstore.Exist, "pool create fast", "size=3")
@@ -88,5 +93,29 @@ func TestPoolCommands(t *testing.T) {
 	do(nil, "pool rule rm /")
 	if cm, err = m.Map(t.Context()); err != nil || cm.Data().Name != "single" {
 		t.Errorf("%+v, %v", cm, err)
+	}
+}
+
+func TestCodedPool(t *testing.T) {
+	m := open(t, t.TempDir())
+	for range 2 { // the second time nothing is left to do
+		if _, err := m.Command(t.Context(), []string{"pool", "create", "wide"}, map[string]string{"k": "4", "m": "2", "pgs": "16", "force": "true"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cm, err := m.Map(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := cm.PoolNamed("wide")
+	if p == nil || p.Coding == nil || *p.Coding != (objstore.Coding{K: 4, M: 2}) || p.Size != 6 || p.MinSize != 5 || cm.Format != objstore.CodedFormat {
+		t.Errorf("the pool is %+v, the map has format %d", p, cm.Format)
+	}
+	for line, want := range map[string]error{
+		"pool set wide size 5": objstore.Invalid, "pool set wide min_size 3": objstore.Invalid, "pool set wide min_size 4": nil,
+	} {
+		if _, err := m.Command(t.Context(), strings.Fields(line), nil); !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
 	}
 }

@@ -16,7 +16,8 @@ const (
 	FirstMapFormat = 1
 	PoolsMapFormat = 2 // several data pools, and rules
 	OutsideFormat  = 3 // data pools outside
-	MapFormat      = OutsideFormat
+	CodedFormat    = 4 // erasure-coded data pools, of which OSDs know what they hold
+	MapFormat      = CodedFormat
 )
 
 // PoolKind says what a pool holds.
@@ -209,19 +210,22 @@ func (m *Map) fault() string {
 
 // NeededFormat is the oldest format that can say what the map says.
 func (m *Map) NeededFormat() int {
-	pools := 0
+	needed, pools := FirstMapFormat, 0
 	for _, p := range m.Pools {
 		if p.Outside != nil {
-			return OutsideFormat
+			needed = max(needed, OutsideFormat)
+		}
+		if p.Coding != nil {
+			needed = max(needed, CodedFormat)
 		}
 		if p.Kind == DataPool {
 			pools++
 		}
 	}
 	if pools > 1 || len(m.Rules) > 0 {
-		return PoolsMapFormat
+		needed = max(needed, PoolsMapFormat)
 	}
-	return FirstMapFormat
+	return needed
 }
 
 func (m *Map) ruleFault() string {
@@ -248,7 +252,7 @@ func (m *Map) poolFault() string {
 		if p.FailureDomain != "" && !crush.Domain(p.FailureDomain).Valid() {
 			return fmt.Sprintf("pool %q has failure domain %q: must be osd, host or rack", p.Name, p.FailureDomain)
 		}
-		if c := p.Coding; c != nil && (p.Kind != DataPool || c.K < 1 || c.M < 1 || c.K+c.M != p.Size || p.MinSize < c.K) {
+		if c := p.Coding; c != nil && (p.Kind != DataPool || c.K < 2 || c.M < 1 || c.K+c.M != p.Size || p.MinSize < c.K) {
 			return fmt.Sprintf("pool %q is coded as %d+%d, with size %d and min_size %d", p.Name, c.K, c.M, p.Size, p.MinSize)
 		}
 		if p.Size < 1 || p.Size > maxSize || p.MinSize < 1 || p.MinSize > p.Size {

@@ -1,6 +1,10 @@
 package objstore
 
-import "pillarbox/objstore/crush"
+import (
+	"slices"
+
+	"pillarbox/objstore/crush"
+)
 
 // placement is what follows from a map by computation, kept because it costs
 // something: the CRUSH tree and the upmaps of each pool.
@@ -45,6 +49,14 @@ func (p *Pool) Domain() crush.Domain {
 	return crush.Domain(p.FailureDomain)
 }
 
+// Pieces is what the pool has Size of for each chunk, in words.
+func (p *Pool) Pieces() string {
+	if p.Coding != nil {
+		return "shards"
+	}
+	return "replicas"
+}
+
 // Acting lists the OSDs that hold a placement group of a pool, the first one
 // first. It follows from the map alone: which OSDs are in, not which are up.
 // Shorter than the pool's size where the map has too few failure domains; in an
@@ -60,6 +72,17 @@ func (m *Map) Acting(pool *Pool, pg uint32) []int {
 		m.replace(pool, set, pair[0], pair[1])
 	}
 	return set
+}
+
+// Domains is how many failure domains of a kind data can be placed in.
+func (m *Map) Domains(d crush.Domain) int {
+	var found []int // an OSD of each
+	for _, o := range m.OSDs {
+		if o.In && o.Weight > 0 && !slices.ContainsFunc(found, func(id int) bool { return m.share(d, id, o.ID) }) {
+			found = append(found, o.ID)
+		}
+	}
+	return len(found)
 }
 
 // replace carries out one pair of an upmap, unless the map has changed so that

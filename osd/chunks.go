@@ -141,13 +141,18 @@ func (o *OSD) PutChunk(_ context.Context, id objstore.ChunkID, data []byte) erro
 	if err := o.full.check(o.unflushed.Load()); err != nil {
 		return err
 	}
-	if err := o.storeChunk(id, data); err != nil {
+	tag, err := o.tagFor(id, data)
+	if err != nil {
+		return err
+	}
+	if err := o.storeChunk(id, data, tag); err != nil {
 		return err
 	}
 	return o.chunks.Sync(chunkstore.Pooled)
 }
 
-func (o *OSD) storeChunk(id objstore.ChunkID, data []byte) error {
+// storeChunk takes a chunk in; the tag is that of its place.
+func (o *OSD) storeChunk(id objstore.ChunkID, data []byte, tag uint8) error {
 	t := &o.table
 	t.moving.RLock()
 	defer t.moving.RUnlock()
@@ -155,6 +160,7 @@ func (o *OSD) storeChunk(id objstore.ChunkID, data []byte) error {
 	if err != nil {
 		return err
 	}
+	loc.Tag = tag
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	was, err := t.locateLocked(id)
@@ -318,7 +324,8 @@ func (o *OSD) findRecent(m mark) error {
 	o.table.base = o.base
 	err := o.chunks.Scan(chunkstore.Pooled, m.pooled, func(id objstore.ChunkID, loc chunkstore.Loc) error {
 		known, ok, err := o.base.locate(id)
-		if err == nil && (!ok || known != loc) {
+		if loc.Tag = known.Tag; err == nil && (!ok || known != loc) {
+			loc.Tag = 0 // shardOf will read it
 			o.table.recent[id] = loc
 		}
 		return err

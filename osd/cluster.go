@@ -218,6 +218,7 @@ type Stats struct {
 	Leads     int    // of those, it leads
 	Degraded  int    // of those it leads, lack a live voter that the map wants
 	Missing   int    // replicas of chunks that recovery has found lacking and not made yet
+	Lost      int    // of these, shards that nobody has
 	Copied    int    // replicas of chunks that recovery has made in this run
 	Bad       int    // chunks that the last scrub found damaged and could not heal
 	Unchecked bool   // recovery has not been through all chunks since the map changed
@@ -228,6 +229,7 @@ func (o *OSD) Stats() (s Stats) {
 	m := o.Map()
 	s.Epoch, s.Unchecked = m.Epoch, o.recovery.checked.Load() < m.Epoch
 	s.Bad = o.lastScrub().Bad
+	s.Lost = int(o.recovery.lost.Load())
 	s.Missing, s.Copied = int(o.recovery.missing.Load()), int(o.recovery.copied.Load())
 	for _, g := range o.hosted() {
 		s.Groups++

@@ -100,12 +100,15 @@ func (e *endpoint) Peer(id int) (Peer, error) {
 	return nil, objstore.Unavailable
 }
 
-func newFabric(t *testing.T, osds int) *fabric {
+func newFabric(t *testing.T, osds int, changes ...func(*objstore.Map)) *fabric {
 	m := testMap("test")
 	m.Pools[0].Size, m.Pools[0].MinSize, m.Pools[1].Size, m.Pools[1].MinSize = min(3, osds), 1, min(3, osds), 1
 	m.OSDs = nil
 	for i := range osds {
 		m.OSDs = append(m.OSDs, objstore.OSDInfo{ID: i, Host: fmt.Sprint("h", i), Weight: 1, Up: true, In: true})
+	}
+	for _, change := range changes {
+		change(m)
 	}
 	f := &fabric{t: t, dir: t.TempDir(), m: m, osds: map[int]*OSD{}, cut: map[[2]int]bool{}, ends: map[int]*endpoint{}}
 	t.Cleanup(func() {

@@ -18,7 +18,7 @@ import (
 const (
 	keyState   = 'S' // group(2) volume key: a volume's state
 	keyGroup   = 'A' // group(2): what of the group's log is in the state
-	keyChunk   = 'C' // chunk id(20): where a chunk lies
+	keyChunk   = 'C' // chunk id(20): where a chunk lies, and which shard it is
 	keyGarbage = 'G' // location(12): a forgotten chunk whose space is not given back yet
 	keyMark    = 'L' // the flush mark
 	keyStore   = 'M' // whose store this is
@@ -54,24 +54,36 @@ func parseChunkKey(key []byte) (objstore.ChunkID, bool) {
 	}, true
 }
 
+// encodeLoc leaves out a tag of 0, as it is of all but shards.
 func encodeLoc(b []byte, l chunkstore.Loc) []byte {
 	b = binary.BigEndian.AppendUint32(b, l.Seg)
 	b = binary.BigEndian.AppendUint32(b, l.Off)
-	return binary.BigEndian.AppendUint32(b, l.Len)
+	b = binary.BigEndian.AppendUint32(b, l.Len)
+	if l.Tag != 0 {
+		b = append(b, l.Tag)
+	}
+	return b
 }
 
 func decodeLoc(b []byte) (chunkstore.Loc, error) {
-	if len(b) != 12 {
+	if len(b) != 12 && len(b) != 13 {
 		return chunkstore.Loc{}, fmt.Errorf("chunk location of %d bytes: %w", len(b), objstore.Corrupt)
 	}
-	return chunkstore.Loc{
+	l := chunkstore.Loc{
 		Seg: binary.BigEndian.Uint32(b),
 		Off: binary.BigEndian.Uint32(b[4:]),
 		Len: binary.BigEndian.Uint32(b[8:]),
-	}, nil
+	}
+	if len(b) == 13 {
+		l.Tag = b[12]
+	}
+	return l, nil
 }
 
-func garbageKey(l chunkstore.Loc) []byte { return encodeLoc([]byte{keyGarbage}, l) }
+func garbageKey(l chunkstore.Loc) []byte {
+	l.Tag = 0
+	return encodeLoc([]byte{keyGarbage}, l)
+}
 
 // storeRecord is the value of keyStore: whose the directory is, and the cluster
 // map as the OSD saw it last.

@@ -37,6 +37,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/ec"
 	"pillarbox/objstore/volume"
 	"pillarbox/osd/chunkstore"
 	"pillarbox/osd/wal"
@@ -116,6 +117,7 @@ type OSD struct {
 	reapNow  chan struct{}
 	reap     reaper
 	recovery recovery
+	codes    ec.Codes
 	subs     subscriptions
 	scrubs   scrubs
 	healing  sync.Mutex    // one resident body at a time; before flushMu

@@ -48,9 +48,12 @@ type Peers interface {
 type Peer interface {
 	// HasChunks says which of some pooled chunks the OSD holds.
 	HasChunks(ctx context.Context, ids []objstore.ChunkID) ([]bool, error)
-	// PutChunk stores a pooled chunk, durable on return.
+	// HeldShards says which shard the OSD holds of each of some chunks of
+	// erasure-coded pools; -1: none.
+	HeldShards(ctx context.Context, ids []objstore.ChunkID) ([]int, error)
+	// PutChunk stores a pooled chunk, or a shard of one, durable on return.
 	PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) error
-	// FetchChunk returns a pooled chunk, or a resident one of a group that the OSD
+	// FetchChunk returns a pooled chunk, what the OSD has of a coded one, or a resident one of a group that the OSD
 	// has a replica of, whole, after checking it. NotFound, Corrupt.
 	FetchChunk(ctx context.Context, id objstore.ChunkID) ([]byte, error)
 	// DropChunks removes pooled chunks; unknown ones are passed over.

@@ -22,7 +22,7 @@ import (
 // first of the group that has it gives it to those that lack it. An OSD that is
 // not of the group gives its copy up once all who are have theirs. A pass starts
 // when the map changes and once in a while; one that a restart cut short begins
-// anew.
+// anew. Erasure-coded pools are seen to in shards.go.
 
 const (
 	recoverEvery   = 10 * time.Minute
@@ -37,6 +37,7 @@ const (
 type recovery struct {
 	now     chan struct{}
 	missing atomic.Int64 // replicas that the pass under way found lacking and has not made yet
+	lost    atomic.Int64 // of these, shards that nobody has and that are made from others
 	copied  atomic.Int64 // replicas made in this run
 	bytes   atomic.Int64
 	checked atomic.Uint64 // epoch of the map by which all chunks were last found where they belong
@@ -163,7 +164,25 @@ func (o *OSD) holdBase() (base snapshot, release func()) {
 // them. Those of a pool that the map does not have stay as they are: the pool may
 // be newer than the map.
 func (o *OSD) recoverSome(ctx context.Context, m *objstore.Map, ids []objstore.ChunkID) (whole bool, err error) {
-	ids = slices.DeleteFunc(ids, func(id objstore.ChunkID) bool { p := m.PoolOf(id); return p == nil || p.Coding != nil })
+	var copies, shards []objstore.ChunkID
+	for _, id := range ids {
+		switch pool := m.PoolOf(id); {
+		case pool == nil:
+		case pool.Coding != nil:
+			shards = append(shards, id)
+		default:
+			copies = append(copies, id)
+		}
+	}
+	if whole, err = o.recoverCopies(ctx, m, copies); err != nil {
+		return false, err
+	}
+	done, err := o.recoverShards(ctx, m, shards)
+	return whole && done, err
+}
+
+// recoverCopies is recoverSome for chunks of replicated pools.
+func (o *OSD) recoverCopies(ctx context.Context, m *objstore.Map, ids []objstore.ChunkID) (whole bool, err error) {
 	self := o.opt.ID
 	acting := make([][]int, len(ids))
 	ask := map[int][]int{} // OSD: indexes of chunks
@@ -339,18 +358,23 @@ func (o *OSD) give(ctx context.Context, id objstore.ChunkID, to []int) error {
 	}
 	var errs []error
 	for _, osd := range to {
-		peer, err := o.opt.Peers.Peer(osd)
-		if err == nil {
-			err = peer.PutChunk(ctx, id, data)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("osd.%d: %w", osd, err))
-			continue
-		}
-		o.recovery.copied.Add(1)
-		o.recovery.bytes.Add(int64(len(data)))
+		errs = append(errs, o.putOn(ctx, id, data, osd))
 	}
 	return errors.Join(errs...)
+}
+
+// putOn gives a chunk, or a shard of one, to another OSD.
+func (o *OSD) putOn(ctx context.Context, id objstore.ChunkID, data []byte, osd int) error {
+	peer, err := o.opt.Peers.Peer(osd)
+	if err == nil {
+		err = peer.PutChunk(ctx, id, data)
+	}
+	if err != nil {
+		return fmt.Errorf("osd.%d: %w", osd, err)
+	}
+	o.recovery.copied.Add(1)
+	o.recovery.bytes.Add(int64(len(data)))
+	return nil
 }
 
 // heal replaces a damaged copy by another OSD's.
@@ -361,21 +385,29 @@ func (o *OSD) heal(ctx context.Context, id objstore.ChunkID) ([]byte, error) {
 	if pool == nil {
 		return nil, err
 	}
+	if pool.Coding != nil {
+		return o.healShard(ctx, m, pool, id)
+	}
 	data, osd, ok := o.goodCopy(ctx, id, m.Acting(pool, pool.ChunkPG(id)))
 	if !ok {
 		return nil, err
 	}
-	if err := o.table.drop([]objstore.ChunkID{id}); err != nil {
-		return nil, err
-	}
-	if err := o.storeChunk(id, data); err != nil {
-		return nil, err
-	}
-	if err := o.chunks.Sync(chunkstore.Pooled); err != nil {
+	if err := o.putBack(id, data, 0); err != nil {
 		return nil, err
 	}
 	o.log.Warn("healed a damaged chunk", "chunk", id.String(), "from", osd)
 	return data, nil
+}
+
+// putBack stores good bytes in the place of damaged ones.
+func (o *OSD) putBack(id objstore.ChunkID, data []byte, tag uint8) error {
+	if err := o.table.drop([]objstore.ChunkID{id}); err != nil {
+		return err
+	}
+	if err := o.storeChunk(id, data, tag); err != nil {
+		return err
+	}
+	return o.chunks.Sync(chunkstore.Pooled)
 }
 
 // goodCopy fetches a chunk from the first of some other OSDs that has it whole.

@@ -30,7 +30,7 @@ const (
 type Scrubbed struct {
 	Ended  time.Time `json:"ended"`
 	Chunks int       `json:"chunks"` // read
-	Healed int       `json:"healed"` // were damaged, and replaced by another OSD's copy
+	Healed int       `json:"healed"` // were damaged, and replaced by another OSD's copy, or made again from others' shards
 	Bad    int       `json:"bad"`    // are damaged, and no other OSD has a good copy
 }
 
@@ -117,14 +117,15 @@ func (o *OSD) scrub(ctx context.Context, rate int) (s Scrubbed, err error) {
 
 func (o *OSD) scrubChunk(ctx context.Context, id objstore.ChunkID, s *Scrubbed) (bytes int, err error) {
 	data, err := o.FetchChunk(ctx, id)
+	if err == nil {
+		err = o.checkShard(id, data)
+	}
 	switch {
 	case errors.Is(err, objstore.NotFound):
 		return 0, nil // removed meanwhile
 	case errors.Is(err, objstore.Corrupt):
 		if id.Resident() {
 			data, err = o.healBody(ctx, id)
-		} else if pool := o.Map().PoolOf(id); pool != nil && pool.Coding != nil {
-			err = fmt.Errorf("a shard: %w", err) // others have other shards
 		} else {
 			data, err = o.heal(ctx, id)
 		}

@@ -37,17 +37,25 @@ func poolCommand() *cli.Command {
 }
 
 // poolOptions are the flags of pool create, by the monitors' names for them.
-var poolOptions = map[string]string{"size": "size", "min-size": "min_size", "failure-domain": "failure_domain", "pgs": "pgs"}
+var poolOptions = map[string]string{"size": "size", "min-size": "min_size", "failure-domain": "failure_domain", "pgs": "pgs", "k": "k", "m": "m"}
+
+// The types of pools on OSDs; all others are outside.
+const (
+	replicatedType = "replicated"
+	erasureType    = "erasure"
+)
 
 func poolCreateCommand() *cli.Command {
 	return &cli.Command{
 		Name: "create", Usage: "make a data pool", ArgsUsage: "POOL",
 		Flags: adminFlags(forceFlag(),
 			&cli.IntFlag{Name: "size", Usage: "`N` replicas (default: 3)"},
-			&cli.IntFlag{Name: "min-size", Usage: "`N` replicas that a write must reach (default: more than half)"},
-			&cli.StringFlag{Name: "failure-domain", Usage: "`KIND` that no two replicas share: osd, host or rack (default: host)"},
+			&cli.IntFlag{Name: "k", Usage: "with --type erasure: `N` data shards of each chunk"},
+			&cli.IntFlag{Name: "m", Usage: "with --type erasure: `N` coding shards, as many as OSDs may be lost"},
+			&cli.IntFlag{Name: "min-size", Usage: "`N` replicas or shards that a write must reach (default: more than half; k+1)"},
+			&cli.StringFlag{Name: "failure-domain", Usage: "`KIND` that no two replicas or shards share: osd, host or rack (default: host)"},
 			&cli.IntFlag{Name: "pgs", Usage: "`N` placement groups (default: 128)"},
-			&cli.StringFlag{Name: "type", Usage: "instead of on OSDs, in an outside store of a `TYPE`: " + strings.Join(slices.Sorted(maps.Keys(types.All())), ", ")},
+			&cli.StringFlag{Name: "type", Value: replicatedType, Usage: "`TYPE` of pool: replicated or erasure; or, of an outside store instead of OSDs, one of " + strings.Join(slices.Sorted(maps.Keys(types.All())), ", ")},
 			&cli.StringFlag{Name: "config", Usage: "`FILE` that says where an outside store is"},
 		),
 		Action: func(c *cli.Context) error {
@@ -60,7 +68,11 @@ func poolCreateCommand() *cli.Command {
 					options[name] = fmt.Sprint(c.Value(flag))
 				}
 			}
-			if c.IsSet("type") || c.IsSet("config") {
+			coded := c.String("type") == erasureType
+			if coded != c.IsSet("k") || coded != c.IsSet("m") || coded && c.IsSet("size") {
+				return usageError("--type erasure goes with --k and --m, and they with it; size is their sum")
+			}
+			if outside := c.String("type") != replicatedType && !coded; outside || c.IsSet("config") {
 				var st mon.Status
 				err := askMons(c, []string{"status"}, nil, &st)
 				if err != nil {

@@ -206,7 +206,7 @@ func (mem *member) serveOSD(ctx context.Context, metricsAddr string, log *slog.L
 // reportOf is what an OSD tells the monitors.
 func reportOf(ctx context.Context, o *osd.OSD) mon.Report {
 	st := o.Stats()
-	r := mon.Report{Epoch: st.Epoch, Groups: st.Groups, Leads: st.Leads, Degraded: st.Degraded, Missing: uint64(st.Missing), Bad: st.Bad, Unchecked: st.Unchecked}
+	r := mon.Report{Epoch: st.Epoch, Groups: st.Groups, Leads: st.Leads, Degraded: st.Degraded, Missing: uint64(st.Missing), Lost: uint64(st.Lost), Bad: st.Bad, Unchecked: st.Unchecked}
 	if total, free, err := o.Space(ctx); err == nil {
 		r.Total, r.Free = total, free
 	}

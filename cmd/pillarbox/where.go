@@ -27,20 +27,25 @@ func whereCommand() *cli.Command {
 
 // location is where something is stored.
 type location struct {
-	Pool string `json:"pool"`
-	PG   uint32 `json:"pg"`
-	OSDs []int  `json:"osds"` // the first one leads, or is asked first, when all are up
+	Pool   string           `json:"pool"`
+	PG     uint32           `json:"pg"`
+	OSDs   []int            `json:"osds"`             // the first one leads, or is asked first, when all are up; by shard in an erasure-coded pool, -1: none
+	Coding *objstore.Coding `json:"coding,omitempty"` // of an erasure-coded pool
 }
 
 func placeOf(m *objstore.Map, p *objstore.Pool, pg uint32) location {
-	return location{p.Name, pg, m.Acting(p, pg)}
+	return location{p.Name, pg, m.Acting(p, pg), p.Coding}
 }
 
 func (p location) String() string {
 	if len(p.OSDs) == 0 {
 		return p.Pool + ", outside"
 	}
-	return fmt.Sprintf("%s.%d on %s", p.Pool, p.PG, osdNames(p.OSDs))
+	on := "on"
+	if p.Coding != nil {
+		on = fmt.Sprintf("as %d+%d shards on", p.Coding.K, p.Coding.M)
+	}
+	return fmt.Sprintf("%s.%d %s %s", p.Pool, p.PG, on, osdNames(p.OSDs))
 }
 
 func osdNames(ids []int) string {

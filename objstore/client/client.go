@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/ec"
 )
 
 // OSD is what a client asks of an object storage daemon, by placement group. In
@@ -63,7 +64,7 @@ type Client struct {
 	cache cache
 	locks heldLocks
 	reads readState
-	codes sync.Map // objstore.Coding -> *ec.Code
+	codes ec.Codes
 	late  chan struct{}
 	space space
 

@@ -9,19 +9,6 @@ import (
 	"pillarbox/objstore/ec"
 )
 
-// code is the erasure code of a pool.
-func (c *Client) code(pool *objstore.Pool) (*ec.Code, error) {
-	if code, ok := c.codes.Load(*pool.Coding); ok {
-		return code.(*ec.Code), nil
-	}
-	code, err := ec.New(pool.Coding.K, pool.Coding.M)
-	if err != nil {
-		return nil, fmt.Errorf("pool %q: %w", pool.Name, err)
-	}
-	c.codes.Store(*pool.Coding, code)
-	return code, nil
-}
-
 // codedRead is the reading of a range from an erasure-coded pool.
 type codedRead struct {
 	c      *Client
@@ -35,7 +22,7 @@ type codedRead struct {
 // readCoded reads a range from the data shards that have it. When one of them
 // fails or is slow, the same stretch is read from any K shards and decoded.
 func (c *Client) readCoded(ctx context.Context, pool *objstore.Pool, r chunkRange, places []place) error {
-	code, err := c.code(pool)
+	code, err := c.codes.Of(pool)
 	if err != nil {
 		return &misses{final: err}
 	}

@@ -80,7 +80,7 @@ func (c *Client) PutChunk(ctx context.Context, id objstore.ChunkID, data []byte)
 		news: make(chan placeNews), returned: make(chan struct{}),
 	}
 	if w.coded {
-		code, err := c.code(pool)
+		code, err := c.codes.Of(pool)
 		if err != nil {
 			return err
 		}
@@ -170,6 +170,9 @@ func (w *chunkWrite) do(ctx context.Context) error {
 			s := w.places[n.place]
 			s.running = !n.over
 			s.held = s.held || n.err == nil
+			if n.err == nil { // an OSD has one shard of a chunk
+				w.gone(n.place)
+			}
 			if n.err != nil {
 				s.err = n.err
 			}
@@ -180,6 +183,15 @@ func (w *chunkWrite) do(ctx context.Context) error {
 			err := gaveUp(ctx, w.failures())
 			w.leave(err)
 			return err
+		}
+	}
+}
+
+// gone notes that a payload took the place of another one on its OSD.
+func (w *chunkWrite) gone(by place) {
+	for p, s := range w.places {
+		if p.osd == by.osd && p != by {
+			s.held = false
 		}
 	}
 }

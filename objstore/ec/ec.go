@@ -21,6 +21,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"sync"
 
 	"github.com/klauspost/reedsolomon"
 
@@ -88,6 +89,23 @@ func New(k, m int) (*Code, error) {
 		return nil, fmt.Errorf("erasure code %d+%d: %w: %w", k, m, objstore.Invalid, err)
 	}
 	return &Code{K: k, M: m, rs: rs}, nil
+}
+
+// Codes keeps the codes of pools, which cost something to make. The zero value
+// is ready; it may be used from any goroutine.
+type Codes struct{ made sync.Map } // objstore.Coding -> *Code
+
+// Of is the code of an erasure-coded pool. Invalid when there is none.
+func (c *Codes) Of(pool *objstore.Pool) (*Code, error) {
+	if code, ok := c.made.Load(*pool.Coding); ok {
+		return code.(*Code), nil
+	}
+	code, err := New(pool.Coding.K, pool.Coding.M)
+	if err != nil {
+		return nil, fmt.Errorf("pool %q: %w", pool.Name, err)
+	}
+	c.made.Store(*pool.Coding, code)
+	return code, nil
 }
 
 // ShardSize is how many bytes each shard of a chunk of n bytes has, without header.

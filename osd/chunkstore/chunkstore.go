@@ -58,6 +58,7 @@ type Loc struct {
 	Seg uint32
 	Off uint32
 	Len uint32
+	Tag uint8 // the caller's, who remembers it with the rest; not in the record
 }
 
 func (l Loc) String() string { return fmt.Sprintf("%s offset %d", segmentName(l.Seg), l.offset()) }

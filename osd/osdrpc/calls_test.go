@@ -85,6 +85,9 @@ func TestCalls(t *testing.T) {
 		check("Lock", locks.Answer{Holder: lock}, func() (any, error) { return c.Lock(ctx, pg, ask) }, pg, ask)
 		check("Waits", random[[]locks.Waiting](r), func() (any, error) { return c.Waits(ctx) })
 		check("HasChunks", make([]bool, len(ids)), func() (any, error) { return c.HasChunks(ctx, ids) }, ids)
+		shards := make([]int, len(ids))
+		shards[0] = -1
+		check("HeldShards", shards, func() (any, error) { return c.HeldShards(ctx, ids) }, ids)
 		check("DropChunks", nil, func() (any, error) { return nil, c.DropChunks(ctx, ids) }, ids)
 		wanted := make([]bool, len(ids))
 		wanted[0] = true
@@ -389,6 +392,7 @@ func TestBadRequests(t *testing.T) {
 		"end of a chunk":       {c.ReadChunk(ctx, 0, objstore.ChunkID{}, 1, make([]byte, objstore.StoredMax)), objstore.Invalid},
 		"large chunk":          {c.PutChunk(ctx, objstore.ChunkID{}, make([]byte, objstore.StoredMax+1)), objstore.Invalid},
 		"many chunks":          {second(c.HasChunks(ctx, many)), objstore.Invalid},
+		"many shards":          {second(c.HeldShards(ctx, many)), objstore.Invalid},
 		"many chunks to drop":  {c.DropChunks(ctx, many), objstore.Invalid},
 		"many chunks to doubt": {second(c.WantedChunks(ctx, 0, many)), objstore.Invalid},
 	} {

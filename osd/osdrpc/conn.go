@@ -321,6 +321,22 @@ func (c *Conn) HasChunks(ctx context.Context, ids []objstore.ChunkID) ([]bool, e
 	return c.answers(ctx, m, err, len(ids))
 }
 
+// HeldShards implements osd.Peer.
+func (c *Conn) HeldShards(ctx context.Context, ids []objstore.ChunkID) ([]int, error) {
+	m, err := c.peer().HeldShards(ctx, &osdv1.ChunkList{Ids: chunksToWire(ids)})
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	if len(m.GetHeld()) != len(ids) {
+		return nil, c.bad("%d answers to %d questions", len(m.GetHeld()), len(ids))
+	}
+	held := make([]int, len(ids))
+	for i, n := range m.GetHeld() {
+		held[i] = int(n) - 1
+	}
+	return held, nil
+}
+
 func (c *Conn) answers(ctx context.Context, m *osdv1.Answers, err error, n int) ([]bool, error) {
 	if err != nil {
 		return nil, c.fail(ctx, err)

@@ -175,6 +175,10 @@ func (f *fake) HasChunks(ctx context.Context, ids []objstore.ChunkID) ([]bool, e
 	return ret[[]bool](f.call(ctx, "HasChunks", ids))
 }
 
+func (f *fake) HeldShards(ctx context.Context, ids []objstore.ChunkID) ([]int, error) {
+	return ret[[]int](f.call(ctx, "HeldShards", ids))
+}
+
 func (f *fake) FetchChunk(ctx context.Context, id objstore.ChunkID) ([]byte, error) {
 	return ret[[]byte](f.call(ctx, "FetchChunk", id))
 }

@@ -33,6 +33,23 @@ func (p *peerService) HasChunks(ctx context.Context, m *osdv1.ChunkList) (*osdv1
 	return &osdv1.Answers{Yes: has}, nil
 }
 
+func (p *peerService) HeldShards(ctx context.Context, m *osdv1.ChunkList) (*osdv1.Shards, error) {
+	var d decoder
+	ids := d.chunks(m.GetIds(), osd.MaxChunkList)
+	if d.err != nil {
+		return nil, d.err
+	}
+	held, err := p.s.backend.HeldShards(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, len(held))
+	for i, n := range held {
+		b[i] = byte(n + 1)
+	}
+	return &osdv1.Shards{Held: b}, nil
+}
+
 func (p *peerService) FetchChunk(ctx context.Context, m *osdv1.ChunkID) (*osdv1.FetchChunkResponse, error) {
 	var d decoder
 	b, err := p.s.backend.FetchChunk(ctx, d.chunk(m))

@@ -1,10 +1,8 @@
 package cluster
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/json"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -50,32 +48,8 @@ func TestScrub(t *testing.T) {
 	if out := c.run("pg", "dump", "--conf", c.admin); strings.Count(out, "meta.") != 64 || !strings.Contains(out, "data.0 ") {
 		t.Errorf("pg dump says\n%s", out)
 	}
-	rotten := 0
-	err := filepath.WalkDir(c.path("osd.1/osd/chunks"), func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		for _, mark := range marks[:3] {
-			if at := bytes.Index(b, mark); at >= 0 {
-				if _, err := f.WriteAt([]byte("rot"), int64(at)); err != nil {
-					return err
-				}
-				rotten++
-			}
-		}
-		return f.Sync()
-	})
-	if err != nil || rotten != 3 {
-		t.Fatalf("%d chunks found to damage, %v", rotten, err)
+	if rotten := c.rot("osd.1", marks[:3]); rotten != 3 {
+		t.Fatalf("%d chunks found to damage", rotten)
 	}
 	if out, err := c.try("scrub", "--conf", c.path("client.mx1")); err == nil || !strings.Contains(out+err.Error(), "may not") {
 		t.Errorf("a client may scrub: %s, %v", out, err)

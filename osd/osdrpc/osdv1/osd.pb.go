@@ -4460,6 +4460,52 @@ func (x *WantedChunksRequest) GetIds() []*ChunkID {
 	return nil
 }
 
+// Shards has a byte for each chunk asked about, in order: 0 none, else the
+// shard's index and one.
+type Shards struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Held          []byte                 `protobuf:"bytes,1,opt,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shards) Reset() {
+	*x = Shards{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shards) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shards) ProtoMessage() {}
+
+func (x *Shards) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shards.ProtoReflect.Descriptor instead.
+func (*Shards) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *Shards) GetHeld() []byte {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
 // Answers has one for each chunk asked about, in order.
 type Answers struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4470,7 +4516,7 @@ type Answers struct {
 
 func (x *Answers) Reset() {
 	*x = Answers{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4482,7 +4528,7 @@ func (x *Answers) String() string {
 func (*Answers) ProtoMessage() {}
 
 func (x *Answers) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4495,7 +4541,7 @@ func (x *Answers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answers.ProtoReflect.Descriptor instead.
 func (*Answers) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Answers) GetYes() []bool {
@@ -4514,7 +4560,7 @@ type FetchChunkResponse struct {
 
 func (x *FetchChunkResponse) Reset() {
 	*x = FetchChunkResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4526,7 +4572,7 @@ func (x *FetchChunkResponse) String() string {
 func (*FetchChunkResponse) ProtoMessage() {}
 
 func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4539,7 +4585,7 @@ func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunkResponse.ProtoReflect.Descriptor instead.
 func (*FetchChunkResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *FetchChunkResponse) GetData() []byte {
@@ -4559,7 +4605,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4571,7 +4617,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4584,7 +4630,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{70}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *MembersResponse) GetTerm() uint64 {
@@ -4610,7 +4656,7 @@ type GroupPieces struct {
 
 func (x *GroupPieces) Reset() {
 	*x = GroupPieces{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4622,7 +4668,7 @@ func (x *GroupPieces) String() string {
 func (*GroupPieces) ProtoMessage() {}
 
 func (x *GroupPieces) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4635,7 +4681,7 @@ func (x *GroupPieces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPieces.ProtoReflect.Descriptor instead.
 func (*GroupPieces) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{71}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *GroupPieces) GetPieces() []*GroupPiece {
@@ -4656,7 +4702,7 @@ type GroupPiece struct {
 
 func (x *GroupPiece) Reset() {
 	*x = GroupPiece{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4668,7 +4714,7 @@ func (x *GroupPiece) String() string {
 func (*GroupPiece) ProtoMessage() {}
 
 func (x *GroupPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4681,7 +4727,7 @@ func (x *GroupPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPiece.ProtoReflect.Descriptor instead.
 func (*GroupPiece) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{72}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *GroupPiece) GetHead() *GroupHead {
@@ -4717,7 +4763,7 @@ type GroupHead struct {
 
 func (x *GroupHead) Reset() {
 	*x = GroupHead{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4729,7 +4775,7 @@ func (x *GroupHead) String() string {
 func (*GroupHead) ProtoMessage() {}
 
 func (x *GroupHead) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4742,7 +4788,7 @@ func (x *GroupHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHead.ProtoReflect.Descriptor instead.
 func (*GroupHead) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{73}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *GroupHead) GetIndex() uint64 {
@@ -4782,7 +4828,7 @@ type RaftBatch struct {
 
 func (x *RaftBatch) Reset() {
 	*x = RaftBatch{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4794,7 +4840,7 @@ func (x *RaftBatch) String() string {
 func (*RaftBatch) ProtoMessage() {}
 
 func (x *RaftBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4807,7 +4853,7 @@ func (x *RaftBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftBatch.ProtoReflect.Descriptor instead.
 func (*RaftBatch) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{74}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RaftBatch) GetMessages() []*RaftMessage {
@@ -4827,7 +4873,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4839,7 +4885,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4852,7 +4898,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{75}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RaftMessage) GetPg() uint32 {
@@ -4877,7 +4923,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4889,7 +4935,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4902,7 +4948,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{76}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{77}
 }
 
 var File_osd_osdrpc_osdv1_osd_proto protoreflect.FileDescriptor
@@ -5225,7 +5271,9 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x03ids\x18\x01 \x03(\v2\x19.pillarbox.osd.v1.ChunkIDR\x03ids\"R\n" +
 	"\x13WantedChunksRequest\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12+\n" +
-	"\x03ids\x18\x02 \x03(\v2\x19.pillarbox.osd.v1.ChunkIDR\x03ids\"\x1b\n" +
+	"\x03ids\x18\x02 \x03(\v2\x19.pillarbox.osd.v1.ChunkIDR\x03ids\"\x1c\n" +
+	"\x06Shards\x12\x12\n" +
+	"\x04held\x18\x01 \x01(\fR\x04held\"\x1b\n" +
 	"\aAnswers\x12\x10\n" +
 	"\x03yes\x18\x01 \x03(\bR\x03yes\"(\n" +
 	"\x12FetchChunkResponse\x12\x12\n" +
@@ -5270,9 +5318,11 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x04Hold\x12\x1d.pillarbox.osd.v1.HoldRequest\x1a\x1e.pillarbox.osd.v1.HoldResponse\x12C\n" +
 	"\x04Lock\x12\x1d.pillarbox.osd.v1.LockRequest\x1a\x1c.pillarbox.osd.v1.LockAnswer\x12H\n" +
 	"\x05Waits\x12\x1e.pillarbox.osd.v1.WaitsRequest\x1a\x1f.pillarbox.osd.v1.WaitsResponse\x12G\n" +
-	"\x05Watch\x12\x1d.pillarbox.osd.v1.FromWatcher\x1a\x1b.pillarbox.osd.v1.ToWatcher(\x010\x012\x8c\x04\n" +
+	"\x05Watch\x12\x1d.pillarbox.osd.v1.FromWatcher\x1a\x1b.pillarbox.osd.v1.ToWatcher(\x010\x012\xd1\x04\n" +
 	"\x04Peer\x12C\n" +
-	"\tHasChunks\x12\x1b.pillarbox.osd.v1.ChunkList\x1a\x19.pillarbox.osd.v1.Answers\x12M\n" +
+	"\tHasChunks\x12\x1b.pillarbox.osd.v1.ChunkList\x1a\x19.pillarbox.osd.v1.Answers\x12C\n" +
+	"\n" +
+	"HeldShards\x12\x1b.pillarbox.osd.v1.ChunkList\x1a\x18.pillarbox.osd.v1.Shards\x12M\n" +
 	"\n" +
 	"FetchChunk\x12\x19.pillarbox.osd.v1.ChunkID\x1a$.pillarbox.osd.v1.FetchChunkResponse\x12A\n" +
 	"\n" +
@@ -5296,7 +5346,7 @@ func file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP() []byte {
 	return file_osd_osdrpc_osdv1_osd_proto_rawDescData
 }
 
-var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
+var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
 var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*ScrubRequest)(nil),        // 0: pillarbox.osd.v1.ScrubRequest
 	(*Scrubbed)(nil),            // 1: pillarbox.osd.v1.Scrubbed
@@ -5366,17 +5416,18 @@ var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*Event)(nil),               // 65: pillarbox.osd.v1.Event
 	(*ChunkList)(nil),           // 66: pillarbox.osd.v1.ChunkList
 	(*WantedChunksRequest)(nil), // 67: pillarbox.osd.v1.WantedChunksRequest
-	(*Answers)(nil),             // 68: pillarbox.osd.v1.Answers
-	(*FetchChunkResponse)(nil),  // 69: pillarbox.osd.v1.FetchChunkResponse
-	(*MembersResponse)(nil),     // 70: pillarbox.osd.v1.MembersResponse
-	(*GroupPieces)(nil),         // 71: pillarbox.osd.v1.GroupPieces
-	(*GroupPiece)(nil),          // 72: pillarbox.osd.v1.GroupPiece
-	(*GroupHead)(nil),           // 73: pillarbox.osd.v1.GroupHead
-	(*RaftBatch)(nil),           // 74: pillarbox.osd.v1.RaftBatch
-	(*RaftMessage)(nil),         // 75: pillarbox.osd.v1.RaftMessage
-	(*Beat)(nil),                // 76: pillarbox.osd.v1.Beat
-	(*raftpb.ConfState)(nil),    // 77: raftpb.ConfState
-	(*raftpb.Message)(nil),      // 78: raftpb.Message
+	(*Shards)(nil),              // 68: pillarbox.osd.v1.Shards
+	(*Answers)(nil),             // 69: pillarbox.osd.v1.Answers
+	(*FetchChunkResponse)(nil),  // 70: pillarbox.osd.v1.FetchChunkResponse
+	(*MembersResponse)(nil),     // 71: pillarbox.osd.v1.MembersResponse
+	(*GroupPieces)(nil),         // 72: pillarbox.osd.v1.GroupPieces
+	(*GroupPiece)(nil),          // 73: pillarbox.osd.v1.GroupPiece
+	(*GroupHead)(nil),           // 74: pillarbox.osd.v1.GroupHead
+	(*RaftBatch)(nil),           // 75: pillarbox.osd.v1.RaftBatch
+	(*RaftMessage)(nil),         // 76: pillarbox.osd.v1.RaftMessage
+	(*Beat)(nil),                // 77: pillarbox.osd.v1.Beat
+	(*raftpb.ConfState)(nil),    // 78: raftpb.ConfState
+	(*raftpb.Message)(nil),      // 79: raftpb.Message
 }
 var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	3,  // 0: pillarbox.osd.v1.Failure.leader:type_name -> pillarbox.osd.v1.Leader
@@ -5425,11 +5476,11 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	65, // 43: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
 	19, // 44: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
 	19, // 45: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
-	72, // 46: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
-	73, // 47: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
-	77, // 48: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
-	75, // 49: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
-	78, // 50: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
+	73, // 46: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
+	74, // 47: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
+	78, // 48: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
+	76, // 49: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
+	79, // 50: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
 	7,  // 51: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
 	6,  // 52: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
 	10, // 53: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
@@ -5450,42 +5501,44 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	55, // 68: pillarbox.osd.v1.OSD.Waits:input_type -> pillarbox.osd.v1.WaitsRequest
 	61, // 69: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
 	66, // 70: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
-	19, // 71: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
-	66, // 72: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
-	67, // 73: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	5,  // 74: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
-	5,  // 75: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
-	74, // 76: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
-	0,  // 77: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
-	8,  // 78: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
-	9,  // 79: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
-	11, // 80: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
-	12, // 81: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
-	14, // 82: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
-	15, // 83: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
-	17, // 84: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
-	20, // 85: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
-	23, // 86: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
-	66, // 87: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
-	31, // 88: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
-	4,  // 89: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
-	25, // 90: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
-	4,  // 91: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
-	28, // 92: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
-	60, // 93: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
-	59, // 94: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
-	56, // 95: pillarbox.osd.v1.OSD.Waits:output_type -> pillarbox.osd.v1.WaitsResponse
-	63, // 96: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
-	68, // 97: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
-	69, // 98: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
-	4,  // 99: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
-	68, // 100: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
-	70, // 101: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
-	71, // 102: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
-	76, // 103: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
-	1,  // 104: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
-	78, // [78:105] is the sub-list for method output_type
-	51, // [51:78] is the sub-list for method input_type
+	66, // 71: pillarbox.osd.v1.Peer.HeldShards:input_type -> pillarbox.osd.v1.ChunkList
+	19, // 72: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
+	66, // 73: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
+	67, // 74: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	5,  // 75: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
+	5,  // 76: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
+	75, // 77: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
+	0,  // 78: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
+	8,  // 79: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
+	9,  // 80: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
+	11, // 81: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
+	12, // 82: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
+	14, // 83: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
+	15, // 84: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
+	17, // 85: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
+	20, // 86: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
+	23, // 87: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
+	66, // 88: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
+	31, // 89: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
+	4,  // 90: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
+	25, // 91: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
+	4,  // 92: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
+	28, // 93: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
+	60, // 94: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
+	59, // 95: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
+	56, // 96: pillarbox.osd.v1.OSD.Waits:output_type -> pillarbox.osd.v1.WaitsResponse
+	63, // 97: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
+	69, // 98: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
+	68, // 99: pillarbox.osd.v1.Peer.HeldShards:output_type -> pillarbox.osd.v1.Shards
+	70, // 100: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
+	4,  // 101: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
+	69, // 102: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
+	71, // 103: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
+	72, // 104: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
+	77, // 105: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
+	1,  // 106: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
+	79, // [79:107] is the sub-list for method output_type
+	51, // [51:79] is the sub-list for method input_type
 	51, // [51:51] is the sub-list for extension type_name
 	51, // [51:51] is the sub-list for extension extendee
 	0,  // [0:51] is the sub-list for field type_name
@@ -5522,7 +5575,7 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_osd_osdrpc_osdv1_osd_proto_rawDesc), len(file_osd_osdrpc_osdv1_osd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   77,
+			NumMessages:   78,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -816,6 +816,7 @@ var OSD_ServiceDesc = grpc.ServiceDesc{
 
 const (
 	Peer_HasChunks_FullMethodName    = "/pillarbox.osd.v1.Peer/HasChunks"
+	Peer_HeldShards_FullMethodName   = "/pillarbox.osd.v1.Peer/HeldShards"
 	Peer_FetchChunk_FullMethodName   = "/pillarbox.osd.v1.Peer/FetchChunk"
 	Peer_DropChunks_FullMethodName   = "/pillarbox.osd.v1.Peer/DropChunks"
 	Peer_WantedChunks_FullMethodName = "/pillarbox.osd.v1.Peer/WantedChunks"
@@ -831,6 +832,7 @@ const (
 // Peer is what only other OSDs may ask.
 type PeerClient interface {
 	HasChunks(ctx context.Context, in *ChunkList, opts ...grpc.CallOption) (*Answers, error)
+	HeldShards(ctx context.Context, in *ChunkList, opts ...grpc.CallOption) (*Shards, error)
 	FetchChunk(ctx context.Context, in *ChunkID, opts ...grpc.CallOption) (*FetchChunkResponse, error)
 	DropChunks(ctx context.Context, in *ChunkList, opts ...grpc.CallOption) (*Done, error)
 	WantedChunks(ctx context.Context, in *WantedChunksRequest, opts ...grpc.CallOption) (*Answers, error)
@@ -852,6 +854,16 @@ func (c *peerClient) HasChunks(ctx context.Context, in *ChunkList, opts ...grpc.
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Answers)
 	err := c.cc.Invoke(ctx, Peer_HasChunks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) HeldShards(ctx context.Context, in *ChunkList, opts ...grpc.CallOption) (*Shards, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Shards)
+	err := c.cc.Invoke(ctx, Peer_HeldShards_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -937,6 +949,7 @@ type Peer_RaftClient = grpc.BidiStreamingClient[RaftBatch, Beat]
 // Peer is what only other OSDs may ask.
 type PeerServer interface {
 	HasChunks(context.Context, *ChunkList) (*Answers, error)
+	HeldShards(context.Context, *ChunkList) (*Shards, error)
 	FetchChunk(context.Context, *ChunkID) (*FetchChunkResponse, error)
 	DropChunks(context.Context, *ChunkList) (*Done, error)
 	WantedChunks(context.Context, *WantedChunksRequest) (*Answers, error)
@@ -956,6 +969,9 @@ type UnimplementedPeerServer struct{}
 
 func (UnimplementedPeerServer) HasChunks(context.Context, *ChunkList) (*Answers, error) {
 	return nil, status.Error(codes.Unimplemented, "method HasChunks not implemented")
+}
+func (UnimplementedPeerServer) HeldShards(context.Context, *ChunkList) (*Shards, error) {
+	return nil, status.Error(codes.Unimplemented, "method HeldShards not implemented")
 }
 func (UnimplementedPeerServer) FetchChunk(context.Context, *ChunkID) (*FetchChunkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method FetchChunk not implemented")
@@ -1010,6 +1026,24 @@ func _Peer_HasChunks_Handler(srv interface{}, ctx context.Context, dec func(inte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(PeerServer).HasChunks(ctx, req.(*ChunkList))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_HeldShards_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChunkList)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).HeldShards(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_HeldShards_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).HeldShards(ctx, req.(*ChunkList))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1114,6 +1148,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "HasChunks",
 			Handler:    _Peer_HasChunks_Handler,
+		},
+		{
+			MethodName: "HeldShards",
+			Handler:    _Peer_HeldShards_Handler,
 		},
 		{
 			MethodName: "FetchChunk",
