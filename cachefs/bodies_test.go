@@ -1,6 +1,7 @@
 package cachefs
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand"
 	"os"
@@ -39,6 +40,13 @@ func (m *memory) Get(id objstore.ChunkID, off uint32, p []byte) bool {
 }
 
 func (m *memory) Put(id objstore.ChunkID, data []byte) { m.Store(id, data) }
+
+func (m *memory) Has(id objstore.ChunkID, n uint32) bool {
+	b, ok := m.Load(id)
+	return ok && len(b.([]byte)) >= int(n)
+}
+
+func (m *memory) Room() {}
 
 // open opens a file that nobody has open, so that nothing of it is in memory.
 func (b *bench) open(ino objstore.Ino) *Handle {
@@ -192,5 +200,59 @@ func TestBytesFreedElsewhere(t *testing.T) {
 	h.Release()
 	if err := other.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWarm brings a tree near, of whose bodies some are there already, until so
+// many bytes are; then all of it is read with the store away.
+func TestWarm(t *testing.T) {
+	b := newFS(t, Options{})
+	mails := map[objstore.Ino][]byte{}
+	total := 0
+	for i, n := range []int{0, 100, 5000, 90 << 10, 5 << 20, 20_000} {
+		ino, h := b.create(fmt.Sprint("mail", i))
+		mails[ino] = bytes.Repeat([]byte{byte(i + 1)}, n)
+		b.write(h, mails[ino], 0)
+		if err := h.Fsync(b.ctx); err != nil {
+			t.Fatal(err)
+		}
+		h.Release()
+		if n > 512 {
+			total += n
+		}
+	}
+	near := newBodies(t, t.TempDir())
+	b.fs.opt.Bodies = near
+	var some Warming
+	if err := b.fs.Warm(b.ctx, &some, 1, objstore.VolumeRoot(objstore.RootVolume)); err != nil {
+		t.Fatal(err)
+	}
+	if w := some.So(1); w.Dirs != 1 || w.Files != uint64(len(mails)) || w.Bytes == 0 || !w.Full {
+		t.Errorf("warmed up to a byte: %+v", w)
+	}
+	near.Wait()
+	var all Warming
+	if err := b.fs.Warm(b.ctx, &all, 1<<40, objstore.VolumeRoot(objstore.RootVolume)); err != nil {
+		t.Fatal(err)
+	}
+	if w := all.So(1 << 40); w.Bytes+w.Near != uint64(total) || w.Near == 0 || w.Bytes == 0 || w.Failed != 0 || w.Full {
+		t.Errorf("warmed: %+v of %d bytes", w, total)
+	}
+	near.Wait()
+	asked := b.store.Count("ReadChunk")
+	var again Warming
+	if err := b.fs.Warm(b.ctx, &again, 1<<40, objstore.VolumeRoot(objstore.RootVolume)); err != nil {
+		t.Fatal(err)
+	}
+	if w := again.So(1 << 40); w.Near != uint64(total) || w.Bytes != 0 {
+		t.Errorf("warmed again: %+v of %d bytes", w, total)
+	}
+	for ino, want := range mails {
+		h := b.open(ino)
+		b.want(h, want)
+		h.Release()
+	}
+	if n := b.store.Count("ReadChunk"); n != asked {
+		t.Errorf("%d bodies were read from the store all the same", n-asked)
 	}
 }

@@ -15,6 +15,10 @@ type Bodies interface {
 	Get(id objstore.ChunkID, off uint32, p []byte) bool
 	// Put may keep a chunk's first bytes; data is Bodies' from then on. It does not wait.
 	Put(id objstore.ChunkID, data []byte)
+	// Has says whether a chunk's first n bytes seem to be there; nothing is read.
+	Has(id objstore.ChunkID, n uint32) bool
+	// Room waits until more can be Put without being left out.
+	Room()
 }
 
 // Options of an FS. The zero value means the defaults.

@@ -91,6 +91,16 @@ func (c *Cache) Wait() {
 	}
 }
 
+// Room waits until at most half of what may wait to be written does.
+func (c *Cache) Room() {
+	q := &c.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.bytes > q.max/2 && !q.closed {
+		q.cond.Wait()
+	}
+}
+
 // Put keeps a chunk's first bytes, in the background. data must not be changed
 // any more. It never waits: when too much is on its way already, nothing is kept.
 func (c *Cache) Put(id objstore.ChunkID, data []byte) {

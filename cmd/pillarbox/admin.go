@@ -24,7 +24,8 @@ import (
 // The admin API of a mount is HTTP with JSON on the unix socket admin.sock, for
 // root only, in the data directory, or of a cluster's mount in that of its lock:
 // GET /status answers a statusReport, GET /stats mountStats, GET /profile profiled
-// ones for as long as the asker listens, POST /command carries out a command of the
+// ones for as long as the asker listens, POST /warmup and /drop fill and empty
+// caches, POST /command carries out a command of the
 // monitor in this process, GET /debug/{profile} answers a profile of it by its
 // name in runtime/pprof (heap, goroutine, ...). Who asks is in ask.go.
 
@@ -105,6 +106,8 @@ func startAdmin(ctx context.Context, d *dataDir, s *stack, opt upOptions, log *s
 	}
 	mux.HandleFunc("GET /stats", a.serveStats)
 	mux.HandleFunc("GET /profile", a.serveOps)
+	mux.HandleFunc("POST /warmup", a.serveWarmup)
+	mux.HandleFunc("POST /drop", a.serveDrop)
 	mux.HandleFunc("GET /debug/{profile}", a.serveProfile)
 	a.server = &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 10 * time.Second,

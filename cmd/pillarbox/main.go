@@ -61,7 +61,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		HideHelpCommand: true,
 		HideVersion:     true,
 		Commands: append([]*cli.Command{
-			upCommand(), helperCmd(), mountCommand(), umountCommand(), statusCommand(), statsCommand(), profileCommand(), dfCommand(),
+			upCommand(), helperCmd(), mountCommand(), umountCommand(), statusCommand(), statsCommand(), profileCommand(), warmupCommand(), cacheCommand(), dfCommand(),
 			importCommand(), benchCommand(), fsckCommand(), versionCommand(),
 			initCommand(), monCommand(), osdCommand(), joinCommand(), scrubCommand(), whereCommand(), pgCommand(), s3Command(), keyCommand(), destroyKeysCommand(), verifyCommand(),
 		}, clusterCommands()...),

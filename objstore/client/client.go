@@ -145,6 +145,9 @@ func (c *Client) pg(ino objstore.Ino) uint32 { return c.now.Load().Group(ino.Vol
 // Map is the cluster map that the client goes by, not to be changed.
 func (c *Client) Map() *objstore.Map { return c.now.Load().Map }
 
+// Forget drops what is known of names, attributes and extents in the volumes that in says.
+func (c *Client) Forget(in func(objstore.VolumeID) bool) { c.cache.void(in) }
+
 // Session implements objstore.Store.
 func (c *Client) Session() objstore.Session { return c.session }
 

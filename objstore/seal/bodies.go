@@ -11,6 +11,8 @@ import (
 type Bodies interface {
 	Get(id objstore.ChunkID, off uint32, p []byte) bool
 	Put(id objstore.ChunkID, data []byte)
+	Has(id objstore.ChunkID, n uint32) bool
+	Room()
 	// Remove forgets a chunk.
 	Remove(id objstore.ChunkID)
 }
@@ -23,7 +25,7 @@ func (s *Store) Bodies(next Bodies) *PlainBodies {
 	return &PlainBodies{next, s}
 }
 
-// PlainBodies keeps those of volumes that are not encrypted.
+// PlainBodies keeps those of volumes that are not encrypted, and knows of the others.
 type PlainBodies struct {
 	next Bodies
 	s    *Store
@@ -44,6 +46,18 @@ func (b *PlainBodies) Put(id objstore.ChunkID, data []byte) {
 		b.next.Put(id, data)
 	}
 }
+
+// Has implements cachefs.Bodies. How long a sealed body is does not follow from what it
+// stands for; it is kept whole.
+func (b *PlainBodies) Has(id objstore.ChunkID, n uint32) bool {
+	if id.Sealed() {
+		n = 1
+	}
+	return b.next.Has(id, n)
+}
+
+// Room implements cachefs.Bodies.
+func (b *PlainBodies) Room() { b.next.Room() }
 
 // keep keeps a sealed body near, whose bytes must not be changed any more.
 func (s *Store) keep(id objstore.ChunkID, stored []byte) {

@@ -23,6 +23,13 @@ func (m *memory) Get(id objstore.ChunkID, off uint32, p []byte) bool {
 
 func (m *memory) Put(id objstore.ChunkID, data []byte) { m.Store(id, data) }
 
+func (m *memory) Has(id objstore.ChunkID, n uint32) bool {
+	b, ok := m.Load(id)
+	return ok && len(b.([]byte)) >= int(n)
+}
+
+func (m *memory) Room() {}
+
 func (m *memory) Remove(id objstore.ChunkID) { m.Delete(id) }
 
 func (m *memory) all() (list []objstore.ChunkID) {

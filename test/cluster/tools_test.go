@@ -55,6 +55,7 @@ func TestMountTools(t *testing.T) {
 	c.checkStats(point)
 	c.checkProfile(point)
 	c.checkMountMetrics(metrics)
+	c.checkWarmup(point, cache)
 	if body := get(t, "http://"+pprof+"/debug/pprof/goroutine?debug=1"); !strings.Contains(body, "goroutine profile: total ") {
 		t.Errorf("pprof answers %.200s", body)
 	}
@@ -213,5 +214,52 @@ func (c *cluster) checkMountMetrics(addr string) {
 	slices.Sort(told)
 	if list := slices.Sorted(maps.Keys(shown)); !slices.Equal(told, list) {
 		c.t.Errorf("docs/monitoring.md names %v, there are %v", told, list)
+	}
+}
+
+// checkWarmup empties the disk cache of a mount, and fills it.
+func (c *cluster) checkWarmup(point, cache string) {
+	c.t.Helper()
+	decode := func(to any, args ...string) {
+		c.t.Helper()
+		if err := json.Unmarshal([]byte(c.run(args...)), to); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	var dropped struct{ Bodies, Files int }
+	decode(&dropped, "cache", "drop", "--format", "json", filepath.Join(point, "example.org", "alice", "new", "0"))
+	if n := len(bodiesIn(cache)); dropped.Bodies != 1 || dropped.Files != 1 || n != 2 {
+		c.t.Errorf("of one message: %+v, %d bodies left", dropped, n)
+	}
+	decode(&dropped, "cache", "drop", "--format", "json", filepath.Join(point, "example.org"))
+	if n := len(bodiesIn(cache)); dropped.Bodies != 2 || dropped.Files != 3 || n != 0 {
+		c.t.Errorf("of all: %+v, %d bodies left", dropped, n)
+	}
+	var warmed struct {
+		Files  int
+		Bytes  int
+		Near   int `json:"near_bytes"`
+		Failed int
+	}
+	decode(&warmed, "warmup", "--format", "json", filepath.Join(point, "example.org", "alice", "new", "0"))
+	if warmed.Files != 1 || warmed.Bytes != 20_000 {
+		c.t.Errorf("one message is warmed: %+v", warmed)
+	}
+	c.eventually("it is in the disk cache", func() bool { return len(bodiesIn(cache)) == 1 })
+	decode(&warmed, "warmup", "--format", "json", point)
+	if warmed.Files != 3 || warmed.Bytes != 40_000 || warmed.Near != 20_000 || warmed.Failed != 0 {
+		c.t.Errorf("all is warmed: %+v", warmed)
+	}
+	c.eventually("all are in the disk cache", func() bool { return len(bodiesIn(cache)) == 3 })
+	for i := range 3 {
+		if b, err := os.ReadFile(filepath.Join(point, "example.org", "alice", "new", fmt.Sprint(i))); err != nil || string(b) != strings.Repeat("mail", 5000) {
+			c.t.Errorf("message %d: %d bytes, %v", i, len(b), err)
+		}
+	}
+	if out := c.run("cache", "stats", point); !strings.Contains(out, point) || !strings.Contains(out, "6 stored") {
+		c.t.Errorf("cache stats:\n%s", out)
+	}
+	if _, err := c.try("warmup", c.dir); err == nil {
+		c.t.Error("warmup of what is on no mount succeeds")
 	}
 }

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"text/tabwriter"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"pillarbox/objstore"
+)
+
+func cacheCommand() *cli.Command {
+	format := &cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT` of the answer: text or json"}
+	return &cli.Command{Name: "cache", Usage: "look at, and empty, what mounts of this host keep near", Subcommands: []*cli.Command{
+		{
+			Name: "stats", Usage: "say how the caches of a mount do, or of all mounts of this host", ArgsUsage: "[MOUNTPOINT]",
+			Flags: []cli.Flag{format}, Action: runCacheStats,
+		},
+		{
+			Name: "drop", Usage: "forget what is kept of what lies below some paths of a cluster's mount", ArgsUsage: "PATH...",
+			Description: "Bodies in the disk cache and in the kernel's memory, and names and attributes of the accounts that they\n" +
+				"lie in. What is not committed yet stays; everything comes again when it is asked for.",
+			Flags: []cli.Flag{format}, Action: runCacheDrop,
+		},
+	}}
+}
+
+// cacheReport is how the caches of one mount do.
+type cacheReport struct {
+	Mountpoint string `json:"mountpoint"`
+	*mountStats
+}
+
+func runCacheStats(c *cli.Context) error {
+	format := c.String("format")
+	if format != "text" && format != "json" {
+		return usageError("format %q: must be text or json", format)
+	}
+	points := c.Args().Slice()
+	if len(points) > 1 {
+		return usageError("pillarbox cache stats takes one MOUNTPOINT")
+	}
+	if len(points) == 0 {
+		var err error
+		if points, err = ourMounts(); err != nil {
+			return err
+		}
+	}
+	var list []cacheReport
+	for _, p := range points {
+		r := cacheReport{p, &mountStats{}}
+		if err := askMount(c.Context, p, http.MethodGet, "/stats", nil, r.mountStats); err != nil {
+			return err
+		}
+		r.Ops = nil // that is what stats is for
+		list = append(list, r)
+	}
+	if format == "json" {
+		enc := json.NewEncoder(c.App.Writer)
+		enc.SetIndent("", "  ")
+		return enc.Encode(list)
+	}
+	return writeCaches(c.App.Writer, list)
+}
+
+// ourMounts are the mount points of all Pillarbox mounts that this process can see.
+func ourMounts() (points []string, err error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if e, ok := parseMountinfo(lines.Text()); ok {
+			if _, ours := e.dataDir(); ours && !isDead(e.point) {
+				points = append(points, e.point)
+			}
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	return points, nil
+}
+
+func writeCaches(w io.Writer, list []cacheReport) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(t, name+"\t"+format+"\n", args...) }
+	answered := func(hits, misses uint64) string {
+		if p := part(hits, misses); p != nil {
+			return fmt.Sprintf("%.1f%%", 100**p)
+		}
+		return "nothing was asked"
+	}
+	for _, r := range list {
+		row("mount point", "%s", r.Mountpoint)
+		row("not committed", "%s", humanize.IBytes(uint64(r.Files.Dirty)))
+		if m := r.Client; m != nil {
+			row("metadata", "%d pieces at most", m.Entries)
+			row("  names", "%s of %d answered here", answered(m.Names.Hits, m.Names.Misses), m.Names.Hits+m.Names.Misses)
+			row("  attributes", "%s of %d", answered(m.Attrs.Hits, m.Attrs.Misses), m.Attrs.Hits+m.Attrs.Misses)
+			row("  extents", "%s of %d", answered(m.Extents.Hits, m.Extents.Misses), m.Extents.Hits+m.Extents.Misses)
+		}
+		d := r.Cache
+		switch {
+		case r.Client == nil:
+			row("disk cache", "none: the store is on this host")
+			continue
+		case d == nil:
+			row("disk cache", "none; --cache-dir of the mount makes one")
+			continue
+		case d.Away != "":
+			row("disk cache", "cannot be used: %s", d.Away)
+		default:
+			row("disk cache", "%s of %s", humanize.IBytes(uint64(d.Used)), humanize.IBytes(uint64(d.Size)))
+		}
+		row("  bytes", "%s of %s answered here", answered(d.HitBytes, d.MissBytes), humanize.IBytes(d.HitBytes+d.MissBytes))
+		row("  bodies", "%d stored, %d evicted, %d damaged, %d not kept", d.Stored, d.Evicted, d.Damaged, d.Skipped)
+	}
+	return t.Flush()
+}
+
+// cacheDropped is what was forgotten.
+type cacheDropped struct {
+	Bodies int   `json:"bodies"` // in the disk cache
+	Bytes  int64 `json:"bytes"`  // of disk that they took
+	Files  int   `json:"files"`  // that were looked at
+}
+
+func (a *admin) serveDrop(w http.ResponseWriter, r *http.Request) {
+	var q treeRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAnswer)).Decode(&q); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if a.s.osd != nil {
+		http.Error(w, "a store of one host keeps nothing beside itself", http.StatusBadRequest)
+		return
+	}
+	var out cacheDropped
+	vols, whole, inos := map[objstore.VolumeID]bool{}, map[objstore.VolumeID]bool{}, map[objstore.Ino]bool{}
+	err := a.s.fs.Walk(r.Context(), q.Inos, func(at *objstore.Attr) error {
+		vols[at.Ino.Volume()] = true
+		if at.Ino.IsVolumeRoot() {
+			whole[at.Ino.Volume()] = true
+		}
+		if at.Mode&objstore.ModeType == objstore.ModeRegular {
+			out.Files++
+			a.s.fs.DropPages(at.Ino)
+			if !whole[at.Ino.Volume()] {
+				inos[at.Ino] = true
+			}
+		}
+		return nil
+	})
+	a.s.client.Forget(func(v objstore.VolumeID) bool { return vols[v] })
+	if err == nil && a.s.cache != nil {
+		a.s.cache.Wait() // for what is on its way into it
+		out.Bodies, out.Bytes, err = a.s.cache.Drop(func(ino objstore.Ino) bool { return whole[ino.Volume()] || inos[ino] })
+	}
+	if err != nil {
+		http.Error(w, oneLine(err), http.StatusInternalServerError)
+		return
+	}
+	a.answer(w, out)
+}
+
+func runCacheDrop(c *cli.Context) error {
+	format := c.String("format")
+	if format != "text" && format != "json" {
+		return usageError("format %q: must be text or json", format)
+	}
+	if c.NArg() == 0 {
+		return usageError("pillarbox cache drop needs a PATH")
+	}
+	trees, err := treesOf(c.Args().Slice())
+	if err != nil {
+		return err
+	}
+	var all cacheDropped
+	for dir, inos := range trees {
+		body, derr := openAdmin(c.Context, dir, http.MethodPost, "/drop", treeRequest{Inos: inos})
+		if derr == nil {
+			var d cacheDropped
+			derr = errors.Join(json.NewDecoder(body).Decode(&d), body.Close())
+			all = cacheDropped{all.Bodies + d.Bodies, all.Bytes + d.Bytes, all.Files + d.Files}
+		}
+		err = errors.Join(err, derr)
+	}
+	if format == "json" {
+		return errors.Join(err, json.NewEncoder(c.App.Writer).Encode(all))
+	}
+	fmt.Fprintf(c.App.Writer, "%d files; %d bodies, %s of disk\n", all.Files, all.Bodies, humanize.IBytes(uint64(all.Bytes)))
+	return err
+}
