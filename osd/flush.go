@@ -54,7 +54,12 @@ func (g *group) waitRoom() error {
 	}
 	if g.err == nil && g.osd.wal.Room() < logRoom {
 		// A log that cannot grow has failed for good.
-		return g.osd.full.roomFor(wal.SegmentSize + logRoom)
+		err := g.osd.full.roomFor(wal.SegmentSize + logRoom)
+		if err != nil && g.osd.opt.Keep != nil {
+			g.osd.wal.GiveUp() // mail comes before what waits to be shipped
+			kick(g.osd.flushNow)
+		}
+		return err
 	}
 	return g.err
 }
@@ -448,7 +453,7 @@ func (b *batch) forgetCopies(replaced []chunkstore.Loc) {
 // group writes down a group's frozen layer: bodies into a segment, the rest
 // into the database. Deleting what the database never had is left out.
 func (b *batch) group(f frozenGroup) error {
-	o, g, l := b.osd, f.g, f.l
+	g, l := f.g, f.l
 	g.mu.RLock()
 	rec := groupRecord{
 		applied: l.last, appliedTerm: l.term, term: g.hard.term, vote: g.hard.vote,
@@ -459,27 +464,7 @@ func (b *batch) group(f frozenGroup) error {
 	collect := func(more []kv) { kvs = append(kvs, more...) }
 	var err error
 	l.keys.Scan(func(key string, value []byte) bool {
-		id, body := volume.ParseBodyKey([]byte(key))
-		switch {
-		case body && value != nil:
-			var loc chunkstore.Loc
-			if loc, err = o.chunks.Append(chunkstore.Resident, id, value); err == nil {
-				collect([]kv{{chunkKey(id), encodeLoc(nil, loc)}})
-			}
-		case body:
-			var loc chunkstore.Loc
-			var had bool
-			if loc, had, err = o.base.locate(id); had {
-				b.forget(id, loc, collect)
-			}
-		case value == nil:
-			full := stateKey(g.id, []byte(key))
-			if _, gone := o.base.txn.Get(full); !errors.Is(gone, badger.ErrKeyNotFound) {
-				collect([]kv{{full, nil}})
-			}
-		default:
-			collect([]kv{{stateKey(g.id, []byte(key)), value}})
-		}
+		err = b.put(g.id, volume.Write{Key: []byte(key), Value: value}, collect)
 		return err == nil
 	})
 	if err != nil {
@@ -494,6 +479,36 @@ func (b *batch) group(f frozenGroup) error {
 	}
 	b.add([]kv{{groupKey(g.id), rec.encode()}})
 	return b.err
+}
+
+// put writes down one key of a group's state, or one body.
+func (b *batch) put(group uint32, w volume.Write, collect func([]kv)) error {
+	o := b.osd
+	id, body := volume.ParseBodyKey(w.Key)
+	switch {
+	case body && w.Value != nil:
+		loc, err := o.chunks.Append(chunkstore.Resident, id, w.Value)
+		if err != nil {
+			return err
+		}
+		collect([]kv{{chunkKey(id), encodeLoc(nil, loc)}})
+	case body:
+		loc, had, err := o.base.locate(id)
+		if err != nil {
+			return err
+		}
+		if had {
+			b.forget(id, loc, collect)
+		}
+	case w.Value == nil:
+		full := stateKey(group, w.Key)
+		if _, gone := o.base.txn.Get(full); !errors.Is(gone, badger.ErrKeyNotFound) {
+			collect([]kv{{full, nil}})
+		}
+	default:
+		collect([]kv{{stateKey(group, w.Key), w.Value}})
+	}
+	return nil
 }
 
 // loadGarbage reads the notes of space that a crash kept from being given back.

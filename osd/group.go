@@ -446,6 +446,9 @@ func (g *group) durable(ctx context.Context, m moment) error {
 	if _, err := g.osd.wal.Sync(m.lsn); err != nil {
 		return fmt.Errorf("group %d: %w: %w", g.id, objstore.Unavailable, err)
 	}
+	if shipped := g.osd.opt.Shipped; shipped != nil {
+		return shipped(ctx, uint64(m.lsn))
+	}
 	return nil
 }
 

@@ -64,6 +64,17 @@ type Options struct {
 	// what would grow the store fails with NoSpace. Default: a sixteenth of the
 	// disk, at least 96 MiB, at most 4 GiB.
 	Reserve uint64
+
+	// Unclean says that the state is that of a run which did not end: its files
+	// that were open and have no name are removed.
+	Unclean bool
+
+	// Keep, of a store that is shipped outside, is the position in the log from
+	// which on it was not shipped yet; nil: it is not shipped. See ship.go.
+	Keep *uint64
+	// Shipped, unless nil, returns once the log up to a position is outside; what
+	// is Committed waits for it.
+	Shipped func(ctx context.Context, upTo uint64) error
 }
 
 // Validate checks the options and fills in defaults.
@@ -209,7 +220,7 @@ func (o *OSD) open() error {
 	}
 	o.released = m.lsn
 	replayed := 0
-	o.wal, err = wal.Open(wal.Options{Dir: filepath.Join(o.opt.Dir, "wal"), ReadOnly: o.opt.ReadOnly, Log: o.log}, m.lsn,
+	o.wal, err = wal.Open(wal.Options{Dir: filepath.Join(o.opt.Dir, "wal"), ReadOnly: o.opt.ReadOnly, Keep: (*wal.LSN)(o.opt.Keep), Log: o.log}, m.lsn,
 		func(lsn wal.LSN, r wal.Record) error {
 			if r.Type == recFlush {
 				return o.checkFlushed(r.Payload)
@@ -230,7 +241,7 @@ func (o *OSD) open() error {
 	if err != nil {
 		return err
 	}
-	o.unclean = o.unclean || replayed > 0
+	o.unclean = o.unclean || replayed > 0 || o.opt.Unclean
 	if err := o.findRecent(m); err != nil {
 		return err
 	}

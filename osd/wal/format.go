@@ -78,16 +78,20 @@ func recordSum(rec []byte, seq, off uint64) uint32 {
 
 // parseRecord reads the record at off of segment data.
 func parseRecord(data []byte, seq uint64, off int) (r Record, synced LSN, size int, ok bool) {
-	if off+recordHeader > len(data) {
+	return parseAt(data[min(off, len(data)):], seq, uint64(off))
+}
+
+// parseAt reads the record that h begins with, which lies at off of segment seq.
+func parseAt(h []byte, seq, off uint64) (r Record, synced LSN, size int, ok bool) {
+	if len(h) < recordHeader {
 		return r, 0, 0, false
 	}
-	h := data[off:]
 	n := int(binary.LittleEndian.Uint32(h))
-	if n > MaxPayload || off+recordSize(n) > len(data) || h[21]|h[22]|h[23] != 0 {
+	if n > MaxPayload || recordSize(n) > len(h) || h[21]|h[22]|h[23] != 0 {
 		return r, 0, 0, false
 	}
 	rec := h[:recordHeader+n]
-	if binary.LittleEndian.Uint32(h[4:]) != recordSum(rec, seq, uint64(off)) {
+	if binary.LittleEndian.Uint32(h[4:]) != recordSum(rec, seq, off) {
 		return r, 0, 0, false
 	}
 	r = Record{Group: binary.LittleEndian.Uint32(h[16:]), Type: h[20], Payload: rec[recordHeader:]}

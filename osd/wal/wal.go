@@ -90,6 +90,7 @@ type Log struct {
 	err      error // sticky: a write or sync failed, nothing more is accepted
 	buf      []byte
 	readOnly bool
+	keep     LSN // records from here on are kept for a reader; noKeep: there is none
 
 	// SyncHook, when set before use, is called before each fdatasync; tests fail it.
 	SyncHook func() error
@@ -101,6 +102,7 @@ type Log struct {
 type Options struct {
 	Dir      string
 	ReadOnly bool // replay only: creates and changes nothing
+	Keep     *LSN // a reader wants records from here on; nil: there is none
 	Log      *slog.Logger
 }
 
@@ -109,7 +111,10 @@ type Options struct {
 // before its sync returned, is cut off; damage to anything that was durable is
 // a *CorruptError.
 func Open(o Options, from LSN, replay func(LSN, Record) error) (*Log, error) {
-	l := &Log{dir: o.Dir, log: o.Log, readOnly: o.ReadOnly}
+	l := &Log{dir: o.Dir, log: o.Log, readOnly: o.ReadOnly, keep: noKeep}
+	if o.Keep != nil {
+		l.keep = *o.Keep
+	}
 	if l.log == nil {
 		l.log = slog.Default()
 	}
@@ -147,6 +152,9 @@ func (l *Log) begin(found []*segment) error {
 	}
 	next := uint64(1)
 	inUse := make(map[string]bool)
+	if err := l.findKept(found); err != nil {
+		return err
+	}
 	for _, s := range l.segs {
 		inUse[s.path] = true
 		next = max(next, s.seq+1)
@@ -369,6 +377,11 @@ func (l *Log) syncOnce() {
 func (l *Log) Release(lsn LSN) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.keep != noKeep && l.end > l.keep+maxKept {
+		l.log.Warn("what is to be shipped outside has waited too long; the write-ahead log gives it up", "bytes", l.end-l.keep)
+		l.keep = noKeep
+	}
+	lsn = min(lsn, l.keep)
 	for len(l.segs) > 1 && l.segs[1].start()+headerSize <= lsn && l.segs[1].start() <= l.synced && !l.syncing {
 		s := l.segs[0]
 		if err := s.f.Close(); err != nil {
