@@ -54,6 +54,7 @@ type statusReport struct {
 	Bytes      byteCounts      `json:"bytes"`
 	Files      *uint64         `json:"files,omitempty"`         // absent: not counted
 	Outside    []layer.Stats   `json:"outside_pools,omitempty"` // since they were first needed
+	Shipped    *shipReport     `json:"shipped,omitempty"`
 }
 
 type osdCounts struct {
@@ -237,6 +238,7 @@ func (a *admin) status(ctx context.Context) *statusReport {
 	}
 	if a.s.osd != nil {
 		problem(a.osdHealth())
+		problem(a.s.ship.health())
 	}
 	sf, err := a.s.client.StatFS(ctx)
 	problem(err)
@@ -250,6 +252,7 @@ func (a *admin) status(ctx context.Context) *statusReport {
 		}
 	}
 	st.Outside = a.s.pools.Pools()
+	st.Shipped = a.s.ship.report()
 	for _, p := range st.Outside {
 		problem(p.Problem())
 	}

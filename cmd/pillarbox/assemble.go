@@ -34,6 +34,7 @@ type stack struct {
 	dev    uint64           // of the mount
 	cache  *diskcache.Cache // nil: none
 	pools  *layer.Metrics   // of outside pools
+	ship   *shipping        // nil in a cluster
 
 	mons    *monrpc.Client // of a cluster
 	closers []func() error // of what a cluster's client has instead of monitor and OSD
@@ -62,14 +63,20 @@ func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger)
 	if s.cmap, err = opt.pools.register(ctx, s.mon, s.cmap); err != nil {
 		return nil, err
 	}
-	if s.osd, err = osd.Open(ctx, osd.Options{Dir: d.file(osdDir), ID: 0, Map: s.cmap, Log: log}); err != nil {
+	if s.ship, err = planShipping(d, opt, s.cmap, log); err != nil {
+		return nil, err
+	}
+	if s.osd, err = osd.Open(ctx, s.ship.options(osd.Options{Dir: d.file(osdDir), ID: 0, Map: s.cmap, Log: log})); err != nil {
 		return nil, err
 	}
 	session, err := s.mon.NewSession(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if s.client, err = client.New(ctx, s.cmap, session, client.Embedded(s.osd), client.Options{Log: log, Found: s.found, Outside: s.openPool(opt.pools), Sealed: s.isSealed}); err != nil {
+	if err = s.startShipping(ctx, d, opt, session, log); err != nil {
+		return nil, err
+	}
+	if s.client, err = client.New(ctx, s.cmap, session, client.Embedded(s.osd), client.Options{Log: log, Found: s.found, Outside: s.openGuarded(opt.pools), Sealed: s.isSealed}); err != nil {
 		return nil, err
 	}
 	if err = s.openKeys(d, opt, log); err != nil {
@@ -133,6 +140,7 @@ func (s *stack) close() error {
 	for _, c := range slices.Backward(s.closers) {
 		errs = append(errs, c())
 	}
+	errs = append(errs, wrap("end shipping", s.ship.close()))
 	if s.osd != nil {
 		errs = append(errs, wrap("close the OSD", s.osd.Close()))
 	}

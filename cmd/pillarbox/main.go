@@ -63,7 +63,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Commands: append([]*cli.Command{
 			upCommand(), helperCmd(), mountCommand(), umountCommand(), statusCommand(), statsCommand(), profileCommand(), warmupCommand(), cacheCommand(), dfCommand(),
 			importCommand(), benchCommand(), fsckCommand(), versionCommand(),
-			initCommand(), monCommand(), osdCommand(), joinCommand(), scrubCommand(), whereCommand(), pgCommand(), s3Command(), keyCommand(), destroyKeysCommand(), verifyCommand(),
+			initCommand(), monCommand(), osdCommand(), joinCommand(), scrubCommand(), whereCommand(), pgCommand(), s3Command(), keyCommand(), destroyKeysCommand(), verifyCommand(), rebuildCommand(),
 		}, clusterCommands()...),
 		CustomAppHelpTemplate: cli.AppHelpTemplate + exitHelp(),
 		ExitErrHandler:        func(*cli.Context, error) {}, // run does it

@@ -164,6 +164,24 @@ func osdMetrics(o *osd.OSD, log *slog.Logger) prometheus.Collector {
 	})
 }
 
+// shipMetrics are of a store that is shipped outside; none of one that is not.
+func shipMetrics(sh *shipping, log *slog.Logger) prometheus.Collector {
+	return newGauges(log, map[string]*prometheus.Desc{
+		"behind": desc("pillarbox_ship_behind_bytes", "bytes of the log that are not in the outside pool yet"),
+		"whole":  desc("pillarbox_ship_whole", "1 when the store can be rebuilt from what is in the outside pool"),
+		"failed": desc("pillarbox_ship_failed", "1 while shipping does not get on"),
+	}, func(_ context.Context, set func(string, float64, ...string)) error {
+		if sh.Shipper == nil {
+			return nil
+		}
+		err, _ := sh.Health()
+		set("behind", float64(sh.Behind()))
+		set("whole", truth(sh.Whole()))
+		set("failed", truth(err != nil))
+		return nil
+	})
+}
+
 // monMetrics are of the cluster, as a monitor sees it.
 func monMetrics(m *mon.Monitor, log *slog.Logger) prometheus.Collector {
 	return newGauges(log, map[string]*prometheus.Desc{

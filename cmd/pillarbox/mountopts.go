@@ -62,6 +62,10 @@ func (o *upOptions) parseMountOption(name, value string) error {
 		o.keyFile = value
 	case "encrypt":
 		o.encrypt = true
+	case "durability":
+		o.ship.durability = value
+	case "ship":
+		o.ship.to = value
 	case "pool":
 		o.poolArgs = append(o.poolArgs, value)
 	case "suid":

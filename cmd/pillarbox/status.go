@@ -87,6 +87,12 @@ func writeStatus(w io.Writer, st *statusReport) error {
 	row("osds", "%d: %d up, %d in", st.OSDs.Total, st.OSDs.Up, st.OSDs.In)
 	row("groups", "%d", st.PGs)
 	row("space", "%s, %s used, %s available", humanize.IBytes(st.Bytes.Total), humanize.IBytes(st.Bytes.Used), humanize.IBytes(st.Bytes.Avail))
+	if sh := st.Shipped; sh != nil {
+		if !sh.Whole {
+			row("shipped", "not whole yet")
+		}
+		row("shipped", "to pool %s: %d objects, %s, %d checkpoints; %s of the log wait", sh.Pool, sh.Objects, humanize.IBytes(uint64(sh.Bytes)), sh.Checkpoints, humanize.IBytes(sh.Behind))
+	}
 	if st.Files != nil {
 		row("files", "%d", *st.Files)
 	}

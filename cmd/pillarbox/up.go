@@ -39,6 +39,7 @@ type upOptions struct {
 	encrypt           bool   // new accounts
 	cache             cacheOptions
 	pools             poolFiles
+	ship              shipOptions
 	poolArgs          []string // of -o
 }
 
@@ -56,7 +57,7 @@ func upFlags() []cli.Flag {
 		keyFileFlag(), poolFlag(),
 		&cli.BoolFlag{Name: "encrypt", Usage: "with --key-file: encrypt the mail of accounts that are made from now on, and of all in a new store"},
 		metricsFlag(), pprofFlag(),
-	}, append(cacheFlags(), s3Flags()...)...), logFlags()...)
+	}, append(append(cacheFlags(), s3Flags()...), shipFlags()...)...), logFlags()...)
 }
 
 func upCommand() *cli.Command {
@@ -165,7 +166,7 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 	}
 	var shown locals
 	if err == nil {
-		parts := []prometheus.Collector{osdMetrics(s.osd, log), newMountMetrics(s), s.pools}
+		parts := []prometheus.Collector{osdMetrics(s.osd, log), newMountMetrics(s), s.pools, shipMetrics(s.ship, log)}
 		if gateway != nil {
 			parts = append(parts, gateway.metrics)
 		}
@@ -184,8 +185,10 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 		log.Info("ending: flushing and unmounting", "signal", sig.String())
 	case <-s.mount.Done():
 		log.Info("ending: the mount was taken down from outside", "mountpoint", opt.point)
+	case <-s.ship.fencedOff():
+		err = s.ship.fencedError()
 	}
-	return errors.Join(shown.close(), gateway.close(), adm.close(), shutdown(s, opt, log, signals))
+	return errors.Join(err, shown.close(), gateway.close(), adm.close(), shutdown(s, opt, log, signals))
 }
 
 // upS3 serves S3 beside the mount; nil: it does not.
@@ -270,6 +273,11 @@ func start(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger, sig
 		}
 	}()
 	s, err := openStack(opening, d, opt, log)
+	if err == nil && opt.ship.durability == durabilityRemote {
+		if err = s.ship.arm(opening, log); err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}
 	close(opened)
 	<-watching
 	defer cancel(nil)
@@ -373,6 +381,9 @@ func parseUp(c *cli.Context) (upOptions, error) {
 	}
 	if opt.point, err = absolute(args[len(args)-1]); err != nil {
 		return opt, failure(exitMountpoint, "mount point: %w", err)
+	}
+	if err := opt.checkShip(c); err != nil {
+		return opt, err
 	}
 	return opt, opt.cache.check(&opt)
 }

@@ -12,6 +12,7 @@ import (
 
 	"pillarbox/objstore"
 	"pillarbox/objstore/pool"
+	"pillarbox/objstore/ship"
 )
 
 // leftFor is how old an object that nothing names must be to be removed: should
@@ -24,7 +25,8 @@ const verifySpan = 1 << 30
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "verify", Usage: "prove that everything in an outside pool is there and can be decrypted", ArgsUsage: "POOL",
-		Description: "Reads every body in the pool; needs the key file. With --data the store must be stopped.\n" +
+		Description: "Reads every body in the pool; needs the key file. With --data the store must be stopped; if it is shipped to the\n" +
+			"pool, everything shipped is read, too, and compared with the store, as a rebuild would find it.\n" +
 			"Exit codes: 0 all is well, 1 something is missing or damaged.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "data", Usage: "`DIR` of a store of one host"}, confFlag(), keyFileFlag(), poolFlag(),
@@ -57,7 +59,7 @@ func runVerify(c *cli.Context, name string) (err error) {
 		return err
 	}
 	v := &verifier{s: s, out: c.App.Writer, runs: opt.data == "", named: map[string]bool{}}
-	err = v.run(c.Context, name, opt.pools, c.Bool("remove"))
+	err = v.run(c.Context, name, opt, c.Bool("remove"))
 	if err2 := end(); err == nil {
 		err = err2
 	}
@@ -103,26 +105,34 @@ func openToVerify(ctx context.Context, opt upOptions, log *slog.Logger) (*stack,
 
 // verifier goes through a store's files.
 type verifier struct {
-	s      *stack
-	out    io.Writer
-	runs   bool // the store does: files may go meanwhile
-	pool   *objstore.Pool
-	named  map[string]bool // objects
-	chunks int
-	bytes  uint64
-	bad    int
+	s       *stack
+	out     io.Writer
+	runs    bool // the store does: files may go meanwhile
+	pool    *objstore.Pool
+	named   map[string]bool // objects
+	checked bool            // what was shipped, too
+	chunks  int
+	bytes   uint64
+	bad     int
 }
 
-func (v *verifier) run(ctx context.Context, name string, files poolFiles, remove bool) error {
+func (v *verifier) run(ctx context.Context, name string, opt upOptions, remove bool) error {
 	if v.pool = v.s.cmap.PoolNamed(name); v.pool == nil || v.pool.Outside == nil {
 		return usageError("there is no outside pool %q", name)
 	}
 	if err := v.dir(ctx, objstore.VolumeRoot(objstore.RootVolume), "/"); err != nil {
 		return err
 	}
-	store, err := v.s.openPool(files)(ctx, v.pool)
+	store, err := v.s.openPool(opt.pools)(ctx, v.pool)
 	if err != nil {
 		return err
+	}
+	if err := v.s.client.EmptyOutside(ctx); err != nil {
+		return err
+	}
+	shipped := v.shipped(ctx, store, opt.keyFile)
+	if shipped != nil {
+		fmt.Fprintf(v.out, "%v\n", shipped)
 	}
 	left, err := v.leftovers(ctx, store, remove)
 	if err != nil {
@@ -132,7 +142,7 @@ func (v *verifier) run(ctx context.Context, name string, files poolFiles, remove
 	if v.bad > 0 {
 		return failure(exitFailure, "%d chunks of pool %s are missing or damaged", v.bad, name)
 	}
-	return nil
+	return shipped
 }
 
 func (v *verifier) dir(ctx context.Context, dir objstore.Ino, path string) error {
@@ -199,12 +209,9 @@ func (v *verifier) file(ctx context.Context, ino objstore.Ino, path string) erro
 
 // leftovers counts objects of the pool that no file names, and removes old ones.
 func (v *verifier) leftovers(ctx context.Context, store pool.Store, remove bool) (n int, err error) {
-	if err := v.s.client.EmptyOutside(ctx); err != nil {
-		return 0, err
-	}
 	var old []string
 	err = pool.Each(ctx, store, func(o pool.Object) error {
-		if _, ok := pool.ParseName(o.Name); !ok || v.named[o.Name] {
+		if _, body := pool.ParseName(o.Name); v.named[o.Name] || !body && !(v.checked && ship.Is(o.Name)) {
 			return nil
 		}
 		n++

@@ -87,7 +87,7 @@ func TestWrap(t *testing.T) {
 		"empty":            {both, 7, nil, objstore.Corrupt},
 		"cut":              {both, 7, value[:30], objstore.Corrupt},
 		"newer":            {both, 7, append([]byte{9}, value[1:]...), objstore.Unsupported},
-		"damaged":          {both, 7, append(bytes.Clone(value[:60]), make([]byte, wrappedSize-60)...), objstore.Corrupt},
+		"damaged":          {both, 7, append(bytes.Clone(value[:60]), make([]byte, WrappedSize-60)...), objstore.Corrupt},
 	} {
 		if _, err := c.keys.Unwrap(c.vol, c.value); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)

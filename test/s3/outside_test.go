@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"pillarbox/objstore/pool"
+	"pillarbox/objstore/ship"
 	"pillarbox/test/harness"
 )
 
@@ -71,7 +72,7 @@ func TestOutsidePool(t *testing.T) {
 		if out == "None" {
 			return nil
 		}
-		return slices.DeleteFunc(strings.Fields(out), func(key string) bool { return key == pool.OwnerName })
+		return slices.DeleteFunc(strings.Fields(out), func(key string) bool { return key == pool.OwnerName || ship.Is(key) })
 	}
 	put("small", 20_000)
 	put("large", 300_000)
