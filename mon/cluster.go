@@ -282,7 +282,8 @@ func (m *Monitor) judge(ctx context.Context, missing map[int]bool) error {
 			}
 		}
 	}
-	if len(down)+len(out) == 0 {
+	full := fullness(cm, there)
+	if len(down)+len(out)+len(full) == 0 {
 		return nil
 	}
 	_, err = m.Update(ctx, func(cm *objstore.Map) error {
@@ -294,11 +295,29 @@ func (m *Monitor) judge(ctx context.Context, missing map[int]bool) error {
 			if slices.Contains(out, o.ID) && !o.Up {
 				o.In, o.AutoOut = false, true
 			}
+			if how, ok := full[o.ID]; ok {
+				o.Full = how
+			}
 		}
 		return nil
 	})
 	if err == nil {
-		m.log.Warn("OSDs marked", "down", down, "out", out)
+		m.log.Warn("OSDs marked", "down", down, "out", out, "full", full)
 	}
 	return err
+}
+
+// fullness tells the OSDs whose disks are more or less full than the map has it.
+func fullness(cm *objstore.Map, there map[int]Report) map[int]objstore.Fullness {
+	changed := map[int]objstore.Fullness{}
+	for _, o := range cm.OSDs {
+		r, ok := there[o.ID]
+		if !ok {
+			continue
+		}
+		if how := cm.Ratios.Fullness(r.Total, r.Free, o.Full); how != o.Full {
+			changed[o.ID] = how
+		}
+	}
+	return changed
 }

@@ -54,6 +54,8 @@ var commands = []command{
 	{[]string{"osd", "reweight"}, 2, 2, (*Monitor).cmdReweight},
 	{[]string{"osd", "crush", "reweight"}, 2, 2, (*Monitor).cmdCrushReweight},
 	{[]string{"osd", "crush", "move"}, 2, -1, (*Monitor).cmdMove},
+	{[]string{"osd", "set-nearfull-ratio"}, 1, 1, ratio(func(r *objstore.Ratios) *float64 { return &r.NearFull })},
+	{[]string{"osd", "set-full-ratio"}, 1, 1, ratio(func(r *objstore.Ratios) *float64 { return &r.Full })},
 	{[]string{"osd", "rm"}, 1, 1, (*Monitor).cmdRemove},
 	{[]string{"mon", "rm"}, 1, 1, (*Monitor).cmdMonRemove},
 	{[]string{"set"}, 1, 1, flag(true)},
@@ -153,6 +155,20 @@ func (m *Monitor) cmdReweight(ctx context.Context, args []string, _ map[string]s
 		o.Reweight, o.In = w, true
 		return nil
 	})
+}
+
+// ratio sets one of the ratios of full disks.
+func ratio(of func(*objstore.Ratios) *float64) func(*Monitor, context.Context, []string, map[string]string) (any, error) {
+	return func(m *Monitor, ctx context.Context, args []string, _ map[string]string) (any, error) {
+		n, err := number(args[0], 0.01, 1)
+		if err != nil {
+			return nil, err
+		}
+		return m.change(ctx, func(cm *objstore.Map) error {
+			*of(&cm.Ratios) = n
+			return nil
+		})
+	}
 }
 
 const maxWeight = 1 << 20

@@ -20,6 +20,7 @@ type Status struct {
 	Pools  []objstore.Pool     `json:"pools"`
 	Rules  []objstore.PoolRule `json:"pool_rules,omitempty"`
 	Flags  []string            `json:"flags,omitempty"`
+	Ratios objstore.Ratios     `json:"ratios"` // of full disks
 	Total  uint64              `json:"total_bytes"`
 	Free   uint64              `json:"free_bytes"`
 }
@@ -45,12 +46,6 @@ const (
 	HealthErr  = "HEALTH_ERR"
 )
 
-// Parts of a disk in use from which on an OSD is called near full or full.
-const (
-	nearFullRatio = 0.85
-	fullRatio     = 0.95
-)
-
 func (m *Monitor) cmdStatus(ctx context.Context, _ []string, _ map[string]string) (any, error) {
 	return m.Status(ctx)
 }
@@ -69,7 +64,7 @@ func (m *Monitor) Status(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := &Status{FSID: cm.FSID, Epoch: cm.Epoch, Mons: cm.Mons, Pools: cm.Pools, Rules: cm.Rules, Flags: cm.Flags, Checks: []HealthCheck{}}
+	st := &Status{FSID: cm.FSID, Epoch: cm.Epoch, Mons: cm.Mons, Pools: cm.Pools, Rules: cm.Rules, Flags: cm.Flags, Ratios: cm.Ratios.Used(), Checks: []HealthCheck{}}
 	for _, o := range cm.OSDs {
 		s := OSDStatus{OSDInfo: o}
 		if r, ok := there[o.ID]; ok {
@@ -105,11 +100,12 @@ func (st *Status) check(cm *objstore.Map) {
 		if r == nil || r.Total == 0 {
 			continue
 		}
-		switch used := 1 - float64(r.Free)/float64(r.Total); {
-		case used >= fullRatio:
-			full = append(full, fmt.Sprintf("%s is %.0f %% full", name, 100*used))
-		case used >= nearFullRatio:
-			near = append(near, fmt.Sprintf("%s is %.0f %% full", name, 100*used))
+		how := fmt.Sprintf("%s is %.0f %% full", name, 100*(1-float64(r.Free)/float64(r.Total)))
+		switch cm.Ratios.Fullness(r.Total, r.Free, o.Full) {
+		case objstore.Full:
+			full = append(full, how)
+		case objstore.NearFull:
+			near = append(near, how)
 		}
 		led += r.Leads
 		if r.Epoch < cm.Epoch {
@@ -137,6 +133,7 @@ func (st *Status) check(cm *objstore.Map) {
 	st.note("OSD_DOWN", HealthWarn, "%d OSDs down", down)
 	st.note("OSD_NEARFULL", HealthWarn, "%d OSDs near full", near)
 	st.note("OSD_FULL", HealthErr, "%d OSDs full", full)
+	st.note("POOL_FULL", HealthErr, "%d pools with full placement groups", fullPools(cm))
 	st.note("OSD_SCRUB_ERRORS", HealthErr, "%d OSDs have damaged chunks", bad)
 	st.note("PG_AVAILABILITY", HealthWarn, "reduced availability of volumes, or not known (%d reasons)", unknown)
 	for i := range cm.Pools {
@@ -178,6 +175,37 @@ func (st *Status) check(cm *objstore.Map) {
 			st.Health = c.Severity
 		}
 	}
+}
+
+// fullPools tells the pools with placement groups that take nothing that grows:
+// of volumes, whose first OSD is full; of chunks, with too few others.
+func fullPools(cm *objstore.Map) (list []string) {
+	for i := range cm.Pools {
+		p := &cm.Pools[i]
+		groups := 0
+		for pg := range uint32(p.PGs) {
+			acting := cm.Acting(p, pg)
+			if p.Kind == objstore.MetaPool {
+				acting = acting[:min(1, len(acting))]
+			}
+			full, left := 0, 0
+			for _, id := range acting {
+				switch {
+				case cm.FullOSD(id):
+					full++
+				case id >= 0:
+					left++
+				}
+			}
+			if full > 0 && (p.Kind == objstore.MetaPool || left < p.MinSize) {
+				groups++
+			}
+		}
+		if groups > 0 {
+			list = append(list, fmt.Sprintf("pool %s: %d of %d placement groups take nothing that grows", p.Name, groups, p.PGs))
+		}
+	}
+	return list
 }
 
 // lacking counts the placement groups of a data pool with places on OSDs that

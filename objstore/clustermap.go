@@ -17,7 +17,8 @@ const (
 	PoolsMapFormat = 2 // several data pools, and rules
 	OutsideFormat  = 3 // data pools outside
 	CodedFormat    = 4 // erasure-coded data pools, of which OSDs know what they hold
-	MapFormat      = CodedFormat
+	RatiosFormat   = 5 // ratios of full disks
+	MapFormat      = RatiosFormat
 )
 
 // PoolKind says what a pool holds.
@@ -51,15 +52,6 @@ type OSDInfo struct {
 	AutoOut  bool     `json:"auto_out,omitempty"` // it was taken out for being down long, and comes in again with its return
 	DownAt   int64    `json:"down_at,omitempty"`  // since when it is down, in seconds since 1970
 }
-
-// Fullness is how near to full an OSD's disk is.
-type Fullness string
-
-// The degrees of fullness; an empty one is neither.
-const (
-	NearFull Fullness = "nearfull" // a warning
-	Full     Fullness = "full"     // nothing that grows is written to its pools
-)
 
 // Coding says how a pool keeps its chunks safe.
 type Coding struct {
@@ -127,6 +119,7 @@ type Map struct {
 	Pools       []Pool     `json:"pools"`
 	Rules       []PoolRule `json:"rules,omitempty"`
 	Flags       []string   `json:"flags,omitempty"`
+	Ratios      Ratios     `json:"ratios,omitzero"`
 
 	placed atomic.Pointer[placement]
 }
@@ -135,7 +128,7 @@ type Map struct {
 func (m *Map) Clone() *Map {
 	c := &Map{FSID: m.FSID, Epoch: m.Epoch, Format: m.Format, VolumeDepth: m.VolumeDepth, Founder: m.Founder}
 	c.Mons, c.OSDs, c.Pools, c.Flags = slices.Clone(m.Mons), slices.Clone(m.OSDs), slices.Clone(m.Pools), slices.Clone(m.Flags)
-	c.Rules = slices.Clone(m.Rules)
+	c.Rules, c.Ratios = slices.Clone(m.Rules), m.Ratios
 	for i := range c.Pools {
 		p := &c.Pools[i]
 		p.Upmaps = slices.Clone(p.Upmaps)
@@ -192,6 +185,9 @@ func (m *Map) fault() string {
 	case m.VolumeDepth < 1 || m.VolumeDepth > MaxVolumeDepth:
 		return fmt.Sprintf("volume depth %d: must be 1 to %d", m.VolumeDepth, MaxVolumeDepth)
 	}
+	if why := m.Ratios.fault(); why != "" {
+		return why
+	}
 	osds := make(map[int]bool, len(m.OSDs))
 	for _, o := range m.OSDs {
 		if o.ID < 0 || osds[o.ID] {
@@ -211,6 +207,9 @@ func (m *Map) fault() string {
 // NeededFormat is the oldest format that can say what the map says.
 func (m *Map) NeededFormat() int {
 	needed, pools := FirstMapFormat, 0
+	if m.Ratios != (Ratios{}) {
+		needed = RatiosFormat
+	}
 	for _, p := range m.Pools {
 		if p.Outside != nil {
 			needed = max(needed, OutsideFormat)

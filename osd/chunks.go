@@ -138,7 +138,7 @@ func (o *OSD) PutChunk(_ context.Context, id objstore.ChunkID, data []byte) erro
 	if id.Resident() {
 		return fmt.Errorf("put chunk %v, a resident one: %w", id, objstore.Invalid)
 	}
-	if err := o.full.check(o.unflushed.Load()); err != nil {
+	if err := o.roomToGrow(); err != nil {
 		return err
 	}
 	tag, err := o.tagFor(id, data)

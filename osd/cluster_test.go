@@ -104,6 +104,7 @@ func newFabric(t *testing.T, osds int, changes ...func(*objstore.Map)) *fabric {
 	m := testMap("test")
 	m.Pools[0].Size, m.Pools[0].MinSize, m.Pools[1].Size, m.Pools[1].MinSize = min(3, osds), 1, min(3, osds), 1
 	m.OSDs = nil
+	m.Ratios, m.Format = objstore.Ratios{NearFull: 1, Full: 1}, objstore.RatiosFormat // the disk is not the tests' own
 	for i := range osds {
 		m.OSDs = append(m.OSDs, objstore.OSDInfo{ID: i, Host: fmt.Sprint("h", i), Weight: 1, Up: true, In: true})
 	}

@@ -72,7 +72,7 @@ func (f *fullness) refresh() {
 
 // check is nil while the store may grow; pending is how much of what it took in
 // a flush has yet to write, in bytes.
-func (f *fullness) check(pending int64) error {
+func (f *fullness) check(pending int64, ratios objstore.Ratios) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if time.Now().After(f.until) {
@@ -84,7 +84,20 @@ func (f *fullness) check(pending int64) error {
 	if f.avail < f.reserve+uint64(max(pending, 0)) {
 		return fmt.Errorf("%d bytes free on the disk, %d are kept in reserve: %w", f.avail, f.reserve, objstore.NoSpace)
 	}
+	if ratios.Fullness(f.total, f.avail-f.reserve, "") == objstore.Full {
+		return fmt.Errorf("%d of %d bytes free on the disk, which is full by the map: %w", f.avail, f.total, objstore.NoSpace)
+	}
 	return nil
+}
+
+// roomToGrow is nil while the OSD may take what makes it grow. One host's store
+// goes by the reserve alone.
+func (o *OSD) roomToGrow() error {
+	ratios := objstore.Ratios{NearFull: 1, Full: 1}
+	if o.opt.Peers != nil {
+		ratios = o.Map().Ratios
+	}
+	return o.full.check(o.unflushed.Load(), ratios)
 }
 
 // roomFor is nil when n bytes are free on the disk at this moment; the reserve

@@ -577,7 +577,7 @@ func (o *OSD) Apply(ctx context.Context, pg uint32, r objstore.Request, c objsto
 		return objstore.Result{}, fmt.Errorf("a change of volume %d sent to placement group %d: %w", c.Volume(), pg, objstore.Invalid)
 	}
 	if grows(c) {
-		if err := o.full.check(o.unflushed.Load()); err != nil {
+		if err := o.roomToGrow(); err != nil {
 			return objstore.Result{}, err
 		}
 	}

@@ -14,7 +14,7 @@ import (
 func codedFabric(t *testing.T, osds int) *fabric {
 	f := newFabric(t, osds, func(m *objstore.Map) {
 		p := &m.Pools[1]
-		p.Coding, p.Size, p.MinSize, m.Format = &objstore.Coding{K: 2, M: 2}, 4, 3, objstore.CodedFormat
+		p.Coding, p.Size, p.MinSize = &objstore.Coding{K: 2, M: 2}, 4, 3
 	})
 	f.eventually("three voters everywhere", f.whole)
 	f.makeVolumes(0, 1)

@@ -177,7 +177,7 @@ func clusterDF(c *cli.Context) error {
 	var df clusterSpace
 	return giveAs(c, []string{"status"}, nil, &st, func() any {
 		df = clusterSpace{Total: st.Total, Used: st.Total - st.Free, Free: st.Free}
-		m := &objstore.Map{Pools: st.Pools}
+		m := &objstore.Map{Pools: st.Pools, Ratios: st.Ratios}
 		disks, used := map[int]client.Disk{}, map[int]uint64{}
 		for _, o := range st.OSDs {
 			m.OSDs = append(m.OSDs, o.OSDInfo)

@@ -209,6 +209,33 @@ func TestPutToFullOSDs(t *testing.T) {
 	})
 }
 
+// OSDs that the map has as full are not asked.
+func TestPutToOSDsFullByTheMap(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 4, replicated(3, 2))
+		cl := c.client(client.Options{})
+		id, data := chunk(1), content(10)
+		mark := func(how objstore.Fullness, osds ...*fakeOSD) {
+			c.next(func(m *objstore.Map) {
+				for _, o := range osds {
+					m.OSD(o.id).Full = how
+				}
+			}, cl)
+		}
+		a := c.acting(id)
+		mark(objstore.Full, a[0], a[1])
+		took(t, 0, 0, func() { want(t, cl.PutChunk(t.Context(), id, data), objstore.NoSpace) })
+		if n := holding(a[:2], id, data); n != 0 {
+			t.Errorf("%d full OSDs have the chunk", n)
+		}
+		mark(objstore.NearFull, a[1])
+		took(t, 0, 0, func() { mustPut(t, cl, id, data) })
+		if holding(a[:1], id, data) != 0 || holding(a[1:], id, data) != 2 {
+			t.Error("the chunk is not on the two that are not full")
+		}
+	})
+}
+
 func TestPutInvalidIsFinal(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, replicated(3, 2))

@@ -214,6 +214,9 @@ func (w *chunkWrite) advance(e *epoch, patient bool) (done bool, err error) {
 			held++
 			continue
 		}
+		if e.FullOSD(p.osd) && !s.running {
+			s.err = fmt.Errorf("osd.%d is full: %w", p.osd, objstore.NoSpace)
+		}
 		if errors.Is(s.err, objstore.NoSpace) {
 			full++
 			continue

@@ -133,7 +133,7 @@ func PoolSpace(m *objstore.Map, pool *objstore.Pool, disks map[int]Disk) (total,
 			continue
 		}
 		// An OSD takes a chunk, or a shard of it, once.
-		if room := float64(d.Free) * parts / min(share, 1); least < 0 || room < least {
+		if room := float64(m.Ratios.Room(d.Total, d.Free)) * parts / min(share, 1); least < 0 || room < least {
 			least = room
 		}
 	}

@@ -87,9 +87,9 @@ func TestFaults(t *testing.T) {
 }
 
 // disk gives a daemon a filesystem of its own, so that it can be filled.
-func (b *broken) disk(daemon string) {
-	b.t.Helper()
-	image, dir := b.path(daemon+".img"), b.path(daemon)
+func (c *cluster) disk(daemon string) {
+	c.t.Helper()
+	image, dir := c.path(daemon+".img"), c.path(daemon)
 	err := os.Mkdir(dir, 0o755)
 	if err == nil {
 		err = os.WriteFile(image, nil, 0o600)
@@ -98,11 +98,11 @@ func (b *broken) disk(daemon string) {
 		err = os.Truncate(image, 2<<30)
 	}
 	if err != nil {
-		b.t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	for _, words := range [][]string{{"mkfs.ext4", "-q", image}, {"mount", "-o", "loop", image, dir}} {
 		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
-			b.t.Fatalf("%q: %v\n%s", words, err, out)
+			c.t.Fatalf("%q: %v\n%s", words, err, out)
 		}
 	}
 }
