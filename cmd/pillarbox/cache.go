@@ -10,33 +10,30 @@ import (
 	"pillarbox/cachefs/diskcache"
 )
 
-// cacheOptions are those of the disk cache of a cluster's mount, as given.
-type cacheOptions struct{ dir, size, free string }
+// cacheOptions are those of the caches of a cluster's mount, as given.
+type cacheOptions struct{ dir, size, free, memory string }
 
 func cacheFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "cache-dir", Usage: "with --conf: existing `DIR` of this host to keep message bodies in; see docs/cache.md"},
 		&cli.StringFlag{Name: "cache-size", Value: "10GiB", Usage: "how many `BYTES` of disk --cache-dir may take"},
 		&cli.StringFlag{Name: "cache-free", Value: "1GiB", Usage: "how many `BYTES` of that disk are left free"},
+		&cli.StringFlag{Name: "cache-memory", Value: "64MiB", Usage: "with --conf: how many `BYTES` of memory names, attributes and the like may take"},
 	}
 }
 
 func parseCache(c *cli.Context) cacheOptions {
-	return cacheOptions{c.String("cache-dir"), c.String("cache-size"), c.String("cache-free")}
+	return cacheOptions{c.String("cache-dir"), c.String("cache-size"), c.String("cache-free"), c.String("cache-memory")}
 }
 
 // options are those of package diskcache, for the store with this id.
 func (o *cacheOptions) options(fsid string, log *slog.Logger) (d diskcache.Options, err error) {
 	d = diskcache.Options{Dir: o.dir, Store: fsid, Log: log}
-	for _, f := range []struct {
-		name, value string
-		to          *int64
-	}{{"size", o.size, &d.Size}, {"free", o.free, &d.Free}} {
-		n, err := humanize.ParseBytes(f.value)
-		if err != nil || n == 0 || n > math.MaxInt64 {
-			return d, usageError("--cache-%s %q: must be a number of bytes, as in 100GiB", f.name, f.value)
-		}
-		*f.to = int64(n)
+	if d.Size, err = parseSize("size", o.size); err != nil {
+		return d, err
+	}
+	if d.Free, err = parseSize("free", o.free); err != nil {
+		return d, err
 	}
 	if err := d.Validate(); err != nil {
 		return d, usageError("%v", err)
@@ -44,10 +41,33 @@ func (o *cacheOptions) options(fsid string, log *slog.Logger) (d diskcache.Optio
 	return d, nil
 }
 
+func parseSize(name, value string) (int64, error) {
+	n, err := humanize.ParseBytes(value)
+	if err != nil || n == 0 || n > math.MaxInt64 {
+		return 0, usageError("--cache-%s %q: must be a number of bytes, as in 100GiB", name, value)
+	}
+	return int64(n), nil
+}
+
+// leastMemory is what the metadata of a few mailboxes take.
+const leastMemory = 1 << 20
+
+// bytes are those of memory that metadata may take; 0: the default.
+func (o *cacheOptions) bytes() (int64, error) {
+	if o.memory == "" {
+		return 0, nil
+	}
+	n, err := parseSize("memory", o.memory)
+	if err == nil && n < leastMemory {
+		err = usageError("--cache-memory %q: must be 1MiB or more", o.memory)
+	}
+	return n, err
+}
+
 // check refuses what could never work, before anything is mounted.
 func (o *cacheOptions) check(up *upOptions) error {
-	if o.dir == "" {
-		return nil
+	if _, err := o.bytes(); err != nil || o.dir == "" {
+		return err
 	}
 	if up.conf == "" {
 		return usageError("--cache-dir is for a cluster's mount, with --conf: a store with --data is on this host already")
@@ -64,10 +84,11 @@ func (o *cacheOptions) check(up *upOptions) error {
 }
 
 func (o *cacheOptions) args() []string {
+	args := []string{"--cache-memory", o.memory}
 	if o.dir == "" {
-		return nil
+		return args
 	}
-	return []string{"--cache-dir", o.dir, "--cache-size", o.size, "--cache-free", o.free}
+	return append(args, "--cache-dir", o.dir, "--cache-size", o.size, "--cache-free", o.free)
 }
 
 // openCache opens the disk cache of a mount; nil: it has none.

@@ -105,7 +105,7 @@ func writeCaches(w io.Writer, list []cacheReport) error {
 		row("mount point", "%s", r.Mountpoint)
 		row("not committed", "%s", humanize.IBytes(uint64(r.Files.Dirty)))
 		if m := r.Client; m != nil {
-			row("metadata", "%d pieces at most", m.Entries)
+			row("metadata", "%s of %s of memory", humanize.IBytes(uint64(m.Bytes)), humanize.IBytes(uint64(m.MaxBytes)))
 			row("  names", "%s of %d answered here", answered(m.Names.Hits, m.Names.Misses), m.Names.Hits+m.Names.Misses)
 			row("  attributes", "%s of %d", answered(m.Attrs.Hits, m.Attrs.Misses), m.Attrs.Hits+m.Attrs.Misses)
 			row("  extents", "%s of %d", answered(m.Extents.Hits, m.Extents.Misses), m.Extents.Hits+m.Extents.Misses)

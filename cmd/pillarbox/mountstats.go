@@ -91,7 +91,7 @@ func (*mountMetrics) each(st *mountStats, put func(mountValue)) {
 			put(mountValue{"pillarbox_client_cache_hits_total", "what was asked of metadata and known on this host", float64(f.Hits), true, f.what})
 			put(mountValue{"pillarbox_client_cache_misses_total", "what was asked of metadata and had to be asked of an OSD", float64(f.Misses), true, f.what})
 		}
-		gauge("pillarbox_client_cache_entries", "pieces of metadata kept on this host, at most", float64(c.Entries))
+		gauge("pillarbox_client_cache_bytes", "memory that metadata kept on this host take, about", float64(c.Bytes))
 		count("pillarbox_client_pushes_total", "changes of other hosts that this one was told of", c.Pushes)
 		count("pillarbox_client_leases_lost_total", "leases of placement groups that were over before they could be renewed", c.LeasesLost)
 		gauge("pillarbox_client_groups_away", "placement groups of volumes that cannot be reached, so that operations fail at once", float64(c.GroupsAway))

@@ -17,8 +17,16 @@ import (
 // they begin and when they end, and only answers of questions put in the present
 // generation are kept.
 
-// maxCached is how many names and attributes are kept, over all volumes.
-const maxCached = 200_000
+// What is kept takes so many bytes of memory, measured, with room for maps that have
+// just grown. Names and extents take their own length besides.
+const (
+	volumeCost = 2000 // with its first few pieces
+	nameCost   = 150
+	absentCost = 80
+	attrCost   = 170
+	spanCost   = 80
+	extentCost = 96
+)
 
 type nameKey struct {
 	dir  objstore.Ino
@@ -30,12 +38,14 @@ type cache struct {
 	on    atomic.Bool // the client is told of changes
 	mu    sync.Mutex
 	vols  map[objstore.VolumeID]*cachedVolume
-	count int
+	max   int64 // bytes of memory, about
+	size  int64 // of all volumes
 	found [cachedKinds]Found
 }
 
 type cachedVolume struct {
 	gen    uint64
+	size   int64   // bytes of memory at most: what was replaced or forgotten counts still
 	from   *stream // under which it is kept
 	names  map[nameKey]objstore.DirEntry
 	absent map[nameKey]struct{}
@@ -62,6 +72,7 @@ func (c *cache) volume(v objstore.VolumeID) *cachedVolume {
 			c.vols = map[objstore.VolumeID]*cachedVolume{}
 		}
 		c.vols[v] = vc
+		c.grow(vc, volumeCost)
 	}
 	return vc
 }
@@ -81,6 +92,7 @@ func (c *cache) ask(v objstore.VolumeID) question {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.bound()
 	vc := c.volume(v)
 	return question{v, vc, vc.gen}
 }
@@ -154,7 +166,7 @@ func (c *cache) setName(vc *cachedVolume, dir objstore.Ino, e objstore.DirEntry)
 	k := nameKey{dir, e.Name}
 	delete(vc.absent, k)
 	if _, ok := vc.names[k]; !ok {
-		c.count++
+		c.grow(vc, nameCost+len(e.Name))
 	}
 	vc.names[k] = e
 }
@@ -166,22 +178,40 @@ func (c *cache) setAbsent(vc *cachedVolume, dir objstore.Ino, name string) {
 		return
 	}
 	if _, ok := vc.absent[k]; !ok {
-		c.count++
+		c.grow(vc, absentCost+len(name))
 	}
 	vc.absent[k] = struct{}{}
 }
 
 func (c *cache) setAttr(vc *cachedVolume, a objstore.Attr) {
 	if _, ok := vc.attrs[a.Ino]; !ok {
-		c.count++
+		c.grow(vc, attrCost)
 	}
 	vc.attrs[a.Ino] = a
 }
 
-// bound forgets everything when it has become too much. Under mu.
+func (c *cache) grow(vc *cachedVolume, n int) {
+	vc.size += int64(n)
+	c.size += int64(n)
+}
+
+// drop forgets a volume. Under mu.
+func (c *cache) drop(v objstore.VolumeID) {
+	if vc := c.vols[v]; vc != nil {
+		c.size -= vc.size
+		delete(c.vols, v)
+	}
+}
+
+// bound forgets volumes, any of them, when all have become too much. Under mu.
 func (c *cache) bound() {
-	if c.count > maxCached {
-		c.vols, c.count = nil, 0
+	if c.size <= c.max {
+		return
+	}
+	for v := range c.vols {
+		if c.drop(v); c.size <= c.max/2 {
+			return
+		}
 	}
 }
 
@@ -215,7 +245,7 @@ func (c *cache) gotAttr(q question, from *stream, a objstore.Attr) {
 func (c *cache) listed(q question, from *stream, dir objstore.Ino, list []objstore.DirEntry, all bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(list) > maxCached/4 || !c.present(q, from) {
+	if int64(len(list))*(nameCost+attrCost) > c.max/4 || !c.present(q, from) {
 		return
 	}
 	for _, e := range list {
@@ -232,13 +262,17 @@ func (c *cache) listed(q question, from *stream, dir objstore.Ino, list []objsto
 func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore.Result, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if q.of == nil || q.of != c.vols[q.vol] {
+	switch {
+	case q.of == nil:
+		return
+	case q.of != c.vols[q.vol]: // forgotten meanwhile; what came since may be older than the change
+		c.drop(q.vol)
 		return
 	}
 	known := err == nil && c.present(q, from)
 	q.of.gen++
 	if err != nil && kindOf(err) == objstore.Unavailable {
-		delete(c.vols, q.vol) // it may have been made
+		c.drop(q.vol) // it may have been made
 		return
 	}
 	c.touched(q.of, objstore.EventsOf(ch, r), known && follows(ch, r))
@@ -252,7 +286,7 @@ func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore
 		}
 		return
 	case objstore.InitVolume, objstore.SealVolume, objstore.DropVolume:
-		delete(c.vols, q.vol)
+		c.drop(q.vol)
 		return
 	}
 	if !known {
@@ -363,7 +397,7 @@ func (c *cache) void(in func(objstore.VolumeID) bool) {
 	defer c.mu.Unlock()
 	for v := range c.vols {
 		if in(v) {
-			delete(c.vols, v)
+			c.drop(v)
 		}
 	}
 }

@@ -93,6 +93,7 @@ func New(ctx context.Context, m *objstore.Map, session uint64, osds Router, opt 
 		opt: opt, osds: osds, session: objstore.Session{ID: session}, doomed: make(map[objstore.VolumeID]struct{}),
 		peers: make(map[int]*peer), late: make(chan struct{}, lateWrites),
 	}
+	c.cache.max = opt.Cache
 	c.life, c.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	c.writing, c.endPuts = context.WithCancelCause(context.WithoutCancel(ctx))
 	c.SetMap(m)

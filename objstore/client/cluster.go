@@ -39,6 +39,10 @@ type Options struct {
 	Slow    time.Duration // how long a chunk's last replicas are waited for when MinSize have it; 2 s
 	Hedge   time.Duration // how soon, at the earliest, a second replica is asked; 10 ms
 
+	// Cache is how many bytes of memory names, attributes and extents may take that
+	// are kept under leases; 64 MiB.
+	Cache int64
+
 	// Found says what is to be changed in the volume of a new account, below
 	// parent, before it has a name; nil: nothing.
 	Found func(ctx context.Context, vol objstore.VolumeID, parent objstore.Ino) ([]objstore.Change, error)
@@ -67,6 +71,7 @@ func (o *Options) setDefaults() {
 	o.Hedge = cmp.Or(o.Hedge, 10*time.Millisecond)
 	o.Empty = cmp.Or(o.Empty, 10*time.Second)
 	o.Settle = cmp.Or(o.Settle, 5*time.Minute)
+	o.Cache = cmp.Or(o.Cache, 64<<20)
 }
 
 // epoch is one cluster map in use.

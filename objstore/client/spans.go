@@ -65,7 +65,7 @@ func (c *cache) setSpan(vc *cachedVolume, ino objstore.Ino, s span) {
 		return
 	}
 	if _, ok := vc.spans[ino]; !ok {
-		c.count++
+		c.grow(vc, spanCost+extentCost*len(s.list)+inline)
 	}
 	vc.spans[ino] = s
 }

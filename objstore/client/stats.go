@@ -28,8 +28,9 @@ type Stats struct {
 	Names      Found  `json:"names"`
 	Attrs      Found  `json:"attrs"`
 	Extents    Found  `json:"extents"`
-	Entries    int    `json:"entries"` // what the cache has of all three
-	Pushes     uint64 `json:"pushes"`  // changes that others made and this client was told of
+	Bytes      int64  `json:"bytes"` // of memory that the cache takes for all three, about, and at most
+	MaxBytes   int64  `json:"max_bytes"`
+	Pushes     uint64 `json:"pushes"` // changes that others made and this client was told of
 	LeasesLost uint64 `json:"leases_lost"`
 	Groups     int    `json:"groups"`      // placement groups of volumes
 	GroupsAway int    `json:"groups_away"` // those of them that cannot be reached: operations fail without waiting
@@ -41,7 +42,7 @@ func (c *Client) Stats() Stats {
 	s := Stats{Pushes: c.watch.pushes.Load(), LeasesLost: c.watch.lost.Load()}
 	c.cache.mu.Lock()
 	s.Names, s.Attrs, s.Extents = c.cache.found[cachedNames], c.cache.found[cachedAttrs], c.cache.found[cachedExtents]
-	s.Entries = c.cache.count
+	s.Bytes, s.MaxBytes = c.cache.size, c.cache.max
 	c.cache.mu.Unlock()
 	e := c.now.Load()
 	s.Groups = e.Meta().PGs
