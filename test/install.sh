@@ -108,7 +108,7 @@ test_deps() {
 	have dovecot-core || fresh=yes
 	apt_install dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd \
 		mutt isync rsync attr inotify-tools procps ed util-linux mount tar e2fsprogs iproute2 nftables \
-		awscli s3cmd rclone s3fs python3-boto3 haproxy
+		awscli s3cmd rclone s3fs python3-boto3 haproxy python3-swift
 	if [ -n "$fresh" ] && [ -d /run/systemd/system ]; then
 		systemctl disable --now dovecot.service dovecot.socket haproxy.service >/dev/null 2>&1 || true
 	fi

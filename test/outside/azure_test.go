@@ -58,6 +58,9 @@ func openAzure(t *testing.T, settings map[string]string, more map[string]string)
 
 func TestAzure(t *testing.T) {
 	settings, c := azurite(t)
+	mail := maps.Clone(settings)
+	mail["prefix"] = "mail"
+	mailOn(t, "azure", mail)
 	pooltest.Run(t, openAzure(t, settings, map[string]string{"prefix": "one"}), openAzure(t, settings, map[string]string{"prefix": "one-more"}))
 
 	// With a shared access signature instead of the account's key.
@@ -65,7 +68,7 @@ func TestAzure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signed := map[string]string{"account_key": "", "sas": url[len(c.URL()):], "access_tier": "Cool"}
+	signed := map[string]string{"prefix": "signed", "account_key": "", "sas": url[len(c.URL()):], "access_tier": "Cool"}
 	s := openAzure(t, settings, signed)
 	p := make([]byte, 1)
 	if err := s.Put(t.Context(), "a/b", []byte("x")); err != nil {

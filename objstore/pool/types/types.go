@@ -5,6 +5,7 @@ import (
 	"pillarbox/objstore/pool"
 	"pillarbox/objstore/pool/azurepool"
 	"pillarbox/objstore/pool/s3pool"
+	"pillarbox/objstore/pool/swiftpool"
 )
 
 // All are the types by their names.
@@ -12,5 +13,6 @@ func All() map[string]pool.Type {
 	return map[string]pool.Type{
 		"azure": azurepool.Type(),
 		"s3":    s3pool.Type(),
+		"swift": swiftpool.Type(),
 	}
 }
