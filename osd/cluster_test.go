@@ -25,14 +25,15 @@ import (
 // fabric joins the OSDs of a test: messages between two arrive in order, late,
 // or, where the test cuts a link, not at all.
 type fabric struct {
-	t    *testing.T
-	dir  string
-	mu   sync.Mutex
-	m    *objstore.Map
-	osds map[int]*OSD
-	cut  map[[2]int]bool                        // from, to
-	lost func(from, to int, m RaftMessage) bool // says which messages the network loses; called with mu held
-	ends map[int]*endpoint
+	t        *testing.T
+	dir      string
+	mu       sync.Mutex
+	m        *objstore.Map
+	osds     map[int]*OSD
+	cut      map[[2]int]bool                        // from, to
+	lost     func(from, to int, m RaftMessage) bool // says which messages the network loses; called with mu held
+	leftover time.Duration
+	ends     map[int]*endpoint
 }
 
 type endpoint struct {
@@ -101,6 +102,11 @@ func (e *endpoint) Peer(id int) (Peer, error) {
 }
 
 func newFabric(t *testing.T, osds int, changes ...func(*objstore.Map)) *fabric {
+	return newFabricOf(t, osds, 0, changes...)
+}
+
+// newFabricOf has OSDs with another Options.LeftoverAfter.
+func newFabricOf(t *testing.T, osds int, leftover time.Duration, changes ...func(*objstore.Map)) *fabric {
 	m := testMap("test")
 	m.Pools[0].Size, m.Pools[0].MinSize, m.Pools[1].Size, m.Pools[1].MinSize = min(3, osds), 1, min(3, osds), 1
 	m.OSDs = nil
@@ -111,7 +117,7 @@ func newFabric(t *testing.T, osds int, changes ...func(*objstore.Map)) *fabric {
 	for _, change := range changes {
 		change(m)
 	}
-	f := &fabric{t: t, dir: t.TempDir(), m: m, osds: map[int]*OSD{}, cut: map[[2]int]bool{}, ends: map[int]*endpoint{}}
+	f := &fabric{t: t, leftover: leftover, dir: t.TempDir(), m: m, osds: map[int]*OSD{}, cut: map[[2]int]bool{}, ends: map[int]*endpoint{}}
 	t.Cleanup(func() {
 		for _, id := range slices.Collect(maps.Keys(f.ends)) {
 			f.stop(id)
@@ -126,7 +132,7 @@ func newFabric(t *testing.T, osds int, changes ...func(*objstore.Map)) *fabric {
 func (f *fabric) start(id int) *OSD {
 	f.t.Helper()
 	e := &endpoint{f: f, id: id, boxes: map[int]chan []RaftMessage{}, stop: make(chan struct{})}
-	o, err := Open(f.t.Context(), Options{Dir: filepath.Join(f.dir, fmt.Sprint("osd.", id)), ID: id, Map: f.m, Reserve: 1 << 20, Peers: e, Founder: id == 0})
+	o, err := Open(f.t.Context(), Options{Dir: filepath.Join(f.dir, fmt.Sprint("osd.", id)), ID: id, Map: f.m, Reserve: 1 << 20, Peers: e, Founder: id == 0, LeftoverAfter: f.leftover})
 	if err != nil {
 		f.t.Fatal(err)
 	}

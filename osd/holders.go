@@ -397,7 +397,10 @@ func (o *OSD) push(ctx context.Context, vol objstore.VolumeID, sessions []uint64
 // expireHolders removes the records of sessions that are no more. Called with
 // mu held, by the leader's tick.
 func (g *group) expireHolders(now int64) error {
-	g.holders.removed(g.committed, g.locks.drop)
+	g.holders.removed(g.committed, func(session uint64) {
+		g.locks.drop(session)
+		g.osd.lookForOrphans(g.id) // what it had open
+	})
 	over := g.holders.over(now, g.osd.subs.alive)
 	if len(over) == 0 {
 		return nil

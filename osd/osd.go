@@ -19,6 +19,7 @@
 package osd
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -75,6 +76,11 @@ type Options struct {
 	// Shipped, unless nil, returns once the log up to a position is outside; what
 	// is Committed waits for it.
 	Shipped func(ctx context.Context, upTo uint64) error
+
+	// LeftoverAfter is how long a chunk that a dead client never named is kept at
+	// least, from when scrub found it on; orphans are kept that long, or a minute.
+	// Default: an hour.
+	LeftoverAfter time.Duration
 }
 
 // Validate checks the options and fills in defaults.
@@ -88,6 +94,7 @@ func (o *Options) Validate() error {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	o.LeftoverAfter = cmp.Or(o.LeftoverAfter, leftoverAfter)
 	return nil
 }
 
@@ -122,17 +129,18 @@ type OSD struct {
 	pendMu  sync.Mutex
 	pending map[*group]struct{}
 
-	syncing  sync.Mutex // held while the log is synced and the groups told; before group.mu
-	syncNow  chan struct{}
-	flushNow chan struct{}
-	reapNow  chan struct{}
-	reap     reaper
-	recovery recovery
-	codes    ec.Codes
-	subs     subscriptions
-	scrubs   scrubs
-	healing  sync.Mutex    // one resident body at a time; before flushMu
-	settled  chan struct{} // closed when what the last run left is cleared up
+	syncing   sync.Mutex // held while the log is synced and the groups told; before group.mu
+	syncNow   chan struct{}
+	flushNow  chan struct{}
+	reapNow   chan struct{}
+	reap      reaper
+	leftovers leftoverWatch
+	recovery  recovery
+	codes     ec.Codes
+	subs      subscriptions
+	scrubs    scrubs
+	healing   sync.Mutex    // one resident body at a time; before flushMu
+	settled   chan struct{} // closed when what the last run left is cleared up
 
 	flushMu     sync.Mutex       // one flush at a time
 	released    wal.LSN          // the log before is not needed; flushMu
@@ -160,7 +168,8 @@ func Open(ctx context.Context, opt Options) (*OSD, error) {
 	}
 	o := &OSD{
 		opt: opt, log: opt.Log.With("osd", opt.ID), pending: make(map[*group]struct{}),
-		syncNow: make(chan struct{}, 1), flushNow: make(chan struct{}, 1), reapNow: make(chan struct{}, 1), settled: make(chan struct{}),
+		syncNow: make(chan struct{}, 1), flushNow: make(chan struct{}, 1), reapNow: make(chan struct{}, 1),
+		leftovers: leftoverWatch{now: make(chan struct{}, 1)}, settled: make(chan struct{}),
 	}
 	o.recovery.now = make(chan struct{}, 1)
 	o.table.init()
@@ -194,6 +203,7 @@ func Open(ctx context.Context, opt Options) (*OSD, error) {
 		o.run.Go(func() error { return o.leaveLoop(runCtx) })
 		o.run.Go(func() error { return o.recoverLoop(runCtx) })
 		o.run.Go(func() error { return o.scrubLoop(runCtx) })
+		o.run.Go(func() error { return o.leftoverLoop(runCtx) })
 	}
 	return o, nil
 }

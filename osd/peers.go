@@ -61,6 +61,9 @@ type Peer interface {
 	// WantedChunks asks the leader of a meta placement group which chunks its
 	// volumes still refer to.
 	WantedChunks(ctx context.Context, pg uint32, ids []objstore.ChunkID) ([]bool, error)
+	// Leftovers asks the leader of a meta placement group which chunks its volumes
+	// do not refer to, and no session that is left will.
+	Leftovers(ctx context.Context, pg uint32, ids []objstore.ChunkID) ([]bool, error)
 	// Members asks the leader of a meta placement group for its term and the
 	// OSDs that are members, learners too.
 	Members(ctx context.Context, pg uint32) (term uint64, osds []int, err error)

@@ -37,6 +37,7 @@ func (o *OSD) ledNow(g *group) {
 	o.reap.led[g.id] = struct{}{}
 	o.reap.mu.Unlock()
 	kick(o.reapNow)
+	o.lookForOrphans(g.id)
 }
 
 func (o *OSD) noteFreed(vol objstore.VolumeID) {

@@ -308,14 +308,9 @@ func (o *OSD) askHas(ctx context.Context, osd int, ids []objstore.ChunkID, list 
 
 // wantedBy asks the chunks' owners which of them are still named.
 func (o *OSD) wantedBy(ctx context.Context, m *objstore.Map, ids []objstore.ChunkID) (map[objstore.ChunkID]bool, error) {
-	byPG := map[uint32][]objstore.ChunkID{}
-	for _, id := range ids {
-		pg := m.Group(id.Ino.Volume())
-		byPG[pg] = append(byPG[pg], id)
-	}
 	wanted := make(map[objstore.ChunkID]bool, len(ids))
-	for pg, ids := range byPG {
-		answer, err := o.askOwner(ctx, m, pg, ids)
+	for pg, ids := range byOwner(m, ids) {
+		answer, err := o.askOwner(ctx, m, pg, ids, Peer.WantedChunks)
 		if err != nil {
 			return nil, fmt.Errorf("ask placement group %d for %d chunks: %w", pg, len(ids), err)
 		}
@@ -326,7 +321,20 @@ func (o *OSD) wantedBy(ctx context.Context, m *objstore.Map, ids []objstore.Chun
 	return wanted, nil
 }
 
-func (o *OSD) askOwner(ctx context.Context, m *objstore.Map, pg uint32, ids []objstore.ChunkID) (answer []bool, err error) {
+// byOwner sorts chunks by the meta placement groups of their volumes.
+func byOwner(m *objstore.Map, ids []objstore.ChunkID) map[uint32][]objstore.ChunkID {
+	byPG := map[uint32][]objstore.ChunkID{}
+	for _, id := range ids {
+		pg := m.Group(id.Ino.Volume())
+		byPG[pg] = append(byPG[pg], id)
+	}
+	return byPG
+}
+
+// ownersAnswer is a question to the leader of a meta placement group.
+type ownersAnswer func(p Peer, ctx context.Context, pg uint32, ids []objstore.ChunkID) ([]bool, error)
+
+func (o *OSD) askOwner(ctx context.Context, m *objstore.Map, pg uint32, ids []objstore.ChunkID, ask ownersAnswer) (answer []bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
 	defer cancel()
 	err = fmt.Errorf("nobody to ask: %w", objstore.Unavailable)
@@ -337,7 +345,7 @@ func (o *OSD) askOwner(ctx context.Context, m *objstore.Map, pg uint32, ids []ob
 				continue
 			}
 		}
-		if answer, err = peer.WantedChunks(ctx, pg, ids); err == nil && len(answer) == len(ids) {
+		if answer, err = ask(peer, ctx, pg, ids); err == nil && len(answer) == len(ids) {
 			return answer, nil
 		}
 	}

@@ -90,6 +90,9 @@ func (o *OSD) scrub(ctx context.Context, rate int) (s Scrubbed, err error) {
 	defer o.scrubs.one.Unlock()
 	all := func(objstore.ChunkID) bool { return true }
 	err = o.eachChunk(ctx, all, func(ids []objstore.ChunkID) error {
+		if o.opt.Peers != nil {
+			o.noteLeftovers(ctx, ids)
+		}
 		for _, id := range ids {
 			n, err := o.scrubChunk(ctx, id, &s)
 			if err == nil && rate > 0 {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
@@ -27,6 +28,7 @@ type osdOptions struct {
 	host, rack       string
 	weight           float64
 	metrics          string
+	leftoverAfter    time.Duration
 }
 
 func osdCommand() *cli.Command {
@@ -40,6 +42,7 @@ func osdCommand() *cli.Command {
 			&cli.StringFlag{Name: "host", Usage: "`NAME` of the machine, for the failure domains (default: its host name)"},
 			&cli.StringFlag{Name: "rack", Usage: "`NAME` of the rack"},
 			&cli.Float64Flag{Name: "weight", Usage: "share of the data (default: the disk's size in TiB)"},
+			&cli.DurationFlag{Name: "leftover-after", Value: time.Hour, Usage: "`TIME` that chunks are kept which a dead client stored and never named, from when scrub finds them"},
 			metricsFlag(),
 		}, logFlags()...),
 		Subcommands: osdAdminCommands(),
@@ -47,12 +50,15 @@ func osdCommand() *cli.Command {
 			if _, err := operands(c); err != nil {
 				return err
 			}
-			opt := osdOptions{c.String("data"), c.String("addr"), c.String("token"), c.String("host"), c.String("rack"), c.Float64("weight"), c.String("metrics")}
+			opt := osdOptions{c.String("data"), c.String("addr"), c.String("token"), c.String("host"), c.String("rack"), c.Float64("weight"), c.String("metrics"), c.Duration("leftover-after")}
 			if opt.dir == "" {
 				return usageError("pillarbox osd needs --data DIR")
 			}
 			if err := checkMetrics(opt.metrics); err != nil {
 				return err
+			}
+			if opt.leftoverAfter < time.Second {
+				return usageError("--leftover-after %v: must be a second at least", opt.leftoverAfter)
 			}
 			log, err := newLog(c.App.ErrWriter, c.String("log-format"), c.Bool("debug"))
 			if err != nil {
@@ -93,7 +99,7 @@ func runOSD(ctx context.Context, opt osdOptions, log *slog.Logger) (err error) {
 	if err := checkAddr(self.conf.Addr); err != nil {
 		return err
 	}
-	return self.serveOSD(ctx, opt.metrics, log)
+	return self.serveOSD(ctx, opt, log)
 }
 
 // firstStart trades the token of an OSD that has not joined yet.
@@ -128,7 +134,7 @@ func firstStart(ctx context.Context, opt osdOptions) error {
 }
 
 // serveOSD announces the OSD and serves until ctx ends.
-func (mem *member) serveOSD(ctx context.Context, metricsAddr string, log *slog.Logger) (err error) {
+func (mem *member) serveOSD(ctx context.Context, opt osdOptions, log *slog.Logger) (err error) {
 	id := *mem.conf.OSD
 	l, err := net.Listen("tcp", mem.conf.Addr)
 	if err != nil {
@@ -147,7 +153,7 @@ func (mem *member) serveOSD(ctx context.Context, metricsAddr string, log *slog.L
 		}
 	}})
 	defer func() { err = errors.Join(err, conns.Close()) }()
-	o, err = osd.Open(ctx, osd.Options{Dir: filepath.Join(mem.dir, osdData), ID: id, Map: m, Log: log, Peers: conns, Founder: founder})
+	o, err = osd.Open(ctx, osd.Options{Dir: filepath.Join(mem.dir, osdData), ID: id, Map: m, Log: log, Peers: conns, Founder: founder, LeftoverAfter: opt.leftoverAfter})
 	if err != nil {
 		return withCode(err)
 	}
@@ -165,7 +171,7 @@ func (mem *member) serveOSD(ctx context.Context, metricsAddr string, log *slog.L
 	if err != nil {
 		return err
 	}
-	shown, err := serveMetrics(metricsAddr, log, osdMetrics(o, log), droppedMetrics(s.Dropped))
+	shown, err := serveMetrics(opt.metrics, log, osdMetrics(o, log), droppedMetrics(s.Dropped))
 	if err != nil {
 		return err
 	}

@@ -91,6 +91,7 @@ func TestCalls(t *testing.T) {
 		check("DropChunks", nil, func() (any, error) { return nil, c.DropChunks(ctx, ids) }, ids)
 		wanted := make([]bool, len(ids))
 		wanted[0] = true
+		check("Leftovers", wanted, func() (any, error) { return c.Leftovers(ctx, pg, ids) }, pg, ids)
 		check("WantedChunks", wanted, func() (any, error) { return c.WantedChunks(ctx, pg, ids) }, pg, ids)
 		check("Members", members{r.Uint64(), []int{3, 0, maxOSD}}, func() (any, error) {
 			term, osds, err := c.Members(ctx, pg)

@@ -371,6 +371,12 @@ func (c *Conn) WantedChunks(ctx context.Context, pg uint32, ids []objstore.Chunk
 	return c.answers(ctx, m, err, len(ids))
 }
 
+// Leftovers implements osd.Peer.
+func (c *Conn) Leftovers(ctx context.Context, pg uint32, ids []objstore.ChunkID) ([]bool, error) {
+	m, err := c.peer().Leftovers(ctx, &osdv1.WantedChunksRequest{Pg: pg, Ids: chunksToWire(ids)})
+	return c.answers(ctx, m, err, len(ids))
+}
+
 // Members implements osd.Peer.
 func (c *Conn) Members(ctx context.Context, pg uint32) (term uint64, osds []int, err error) {
 	m, err := c.peer().Members(ctx, &osdv1.GroupRequest{Pg: pg})

@@ -188,6 +188,10 @@ func (f *fake) DropChunks(ctx context.Context, ids []objstore.ChunkID) error {
 	return err
 }
 
+func (f *fake) Leftovers(ctx context.Context, pg uint32, ids []objstore.ChunkID) ([]bool, error) {
+	return ret[[]bool](f.call(ctx, "Leftovers", pg, ids))
+}
+
 func (f *fake) WantedChunks(ctx context.Context, pg uint32, ids []objstore.ChunkID) ([]bool, error) {
 	return ret[[]bool](f.call(ctx, "WantedChunks", pg, ids))
 }

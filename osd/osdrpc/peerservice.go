@@ -84,6 +84,19 @@ func (p *peerService) WantedChunks(ctx context.Context, m *osdv1.WantedChunksReq
 	return &osdv1.Answers{Yes: wanted}, nil
 }
 
+func (p *peerService) Leftovers(ctx context.Context, m *osdv1.WantedChunksRequest) (*osdv1.Answers, error) {
+	var d decoder
+	ids := d.chunks(m.GetIds(), osd.MaxChunkList)
+	if d.err != nil {
+		return nil, d.err
+	}
+	left, err := p.s.backend.Leftovers(ctx, m.GetPg(), ids)
+	if err != nil {
+		return nil, err
+	}
+	return &osdv1.Answers{Yes: left}, nil
+}
+
 func (p *peerService) Members(ctx context.Context, m *osdv1.GroupRequest) (*osdv1.MembersResponse, error) {
 	term, osds, err := p.s.backend.Members(ctx, m.GetPg())
 	if err != nil {

@@ -48,6 +48,7 @@ type cluster struct {
 	admin string
 	all   []*daemon
 
+	osdArgs []string // of every OSD, besides the usual ones
 	metrics string   // where mon.a serves them
 	net     *network // each daemon has its host in; nil: all are on this one
 }
@@ -239,7 +240,7 @@ func (c *cluster) addOSD(i int) *daemon {
 	c.t.Helper()
 	token := c.run("token", "create", "osd", "--conf", c.admin)
 	name := fmt.Sprint("osd.", i)
-	d := c.start(name, "osd", "--data", c.path(name), "--addr", c.addr(name), "--host", fmt.Sprint("host", i), "--weight", "1", "--token", token)
+	d := c.start(name, append([]string{"osd", "--data", c.path(name), "--addr", c.addr(name), "--host", fmt.Sprint("host", i), "--weight", "1", "--token", token}, c.osdArgs...)...)
 	c.eventually(name+" is up", func() bool {
 		st := c.status()
 		return len(st.OSDs) > i && st.OSDs[i].Up

@@ -5318,7 +5318,7 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x04Hold\x12\x1d.pillarbox.osd.v1.HoldRequest\x1a\x1e.pillarbox.osd.v1.HoldResponse\x12C\n" +
 	"\x04Lock\x12\x1d.pillarbox.osd.v1.LockRequest\x1a\x1c.pillarbox.osd.v1.LockAnswer\x12H\n" +
 	"\x05Waits\x12\x1e.pillarbox.osd.v1.WaitsRequest\x1a\x1f.pillarbox.osd.v1.WaitsResponse\x12G\n" +
-	"\x05Watch\x12\x1d.pillarbox.osd.v1.FromWatcher\x1a\x1b.pillarbox.osd.v1.ToWatcher(\x010\x012\xd1\x04\n" +
+	"\x05Watch\x12\x1d.pillarbox.osd.v1.FromWatcher\x1a\x1b.pillarbox.osd.v1.ToWatcher(\x010\x012\xa0\x05\n" +
 	"\x04Peer\x12C\n" +
 	"\tHasChunks\x12\x1b.pillarbox.osd.v1.ChunkList\x1a\x19.pillarbox.osd.v1.Answers\x12C\n" +
 	"\n" +
@@ -5327,7 +5327,8 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"FetchChunk\x12\x19.pillarbox.osd.v1.ChunkID\x1a$.pillarbox.osd.v1.FetchChunkResponse\x12A\n" +
 	"\n" +
 	"DropChunks\x12\x1b.pillarbox.osd.v1.ChunkList\x1a\x16.pillarbox.osd.v1.Done\x12P\n" +
-	"\fWantedChunks\x12%.pillarbox.osd.v1.WantedChunksRequest\x1a\x19.pillarbox.osd.v1.Answers\x12L\n" +
+	"\fWantedChunks\x12%.pillarbox.osd.v1.WantedChunksRequest\x1a\x19.pillarbox.osd.v1.Answers\x12M\n" +
+	"\tLeftovers\x12%.pillarbox.osd.v1.WantedChunksRequest\x1a\x19.pillarbox.osd.v1.Answers\x12L\n" +
 	"\aMembers\x12\x1e.pillarbox.osd.v1.GroupRequest\x1a!.pillarbox.osd.v1.MembersResponse\x12L\n" +
 	"\tPullGroup\x12\x1e.pillarbox.osd.v1.GroupRequest\x1a\x1d.pillarbox.osd.v1.GroupPieces0\x01\x12?\n" +
 	"\x04Raft\x12\x1b.pillarbox.osd.v1.RaftBatch\x1a\x16.pillarbox.osd.v1.Beat(\x010\x012L\n" +
@@ -5505,40 +5506,42 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	19, // 72: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
 	66, // 73: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
 	67, // 74: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	5,  // 75: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
-	5,  // 76: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
-	75, // 77: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
-	0,  // 78: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
-	8,  // 79: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
-	9,  // 80: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
-	11, // 81: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
-	12, // 82: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
-	14, // 83: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
-	15, // 84: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
-	17, // 85: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
-	20, // 86: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
-	23, // 87: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
-	66, // 88: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
-	31, // 89: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
-	4,  // 90: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
-	25, // 91: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
-	4,  // 92: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
-	28, // 93: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
-	60, // 94: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
-	59, // 95: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
-	56, // 96: pillarbox.osd.v1.OSD.Waits:output_type -> pillarbox.osd.v1.WaitsResponse
-	63, // 97: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
-	69, // 98: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
-	68, // 99: pillarbox.osd.v1.Peer.HeldShards:output_type -> pillarbox.osd.v1.Shards
-	70, // 100: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
-	4,  // 101: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
-	69, // 102: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
-	71, // 103: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
-	72, // 104: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
-	77, // 105: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
-	1,  // 106: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
-	79, // [79:107] is the sub-list for method output_type
-	51, // [51:79] is the sub-list for method input_type
+	67, // 75: pillarbox.osd.v1.Peer.Leftovers:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	5,  // 76: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
+	5,  // 77: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
+	75, // 78: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
+	0,  // 79: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
+	8,  // 80: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
+	9,  // 81: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
+	11, // 82: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
+	12, // 83: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
+	14, // 84: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
+	15, // 85: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
+	17, // 86: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
+	20, // 87: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
+	23, // 88: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
+	66, // 89: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
+	31, // 90: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
+	4,  // 91: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
+	25, // 92: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
+	4,  // 93: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
+	28, // 94: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
+	60, // 95: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
+	59, // 96: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
+	56, // 97: pillarbox.osd.v1.OSD.Waits:output_type -> pillarbox.osd.v1.WaitsResponse
+	63, // 98: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
+	69, // 99: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
+	68, // 100: pillarbox.osd.v1.Peer.HeldShards:output_type -> pillarbox.osd.v1.Shards
+	70, // 101: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
+	4,  // 102: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
+	69, // 103: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
+	69, // 104: pillarbox.osd.v1.Peer.Leftovers:output_type -> pillarbox.osd.v1.Answers
+	71, // 105: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
+	72, // 106: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
+	77, // 107: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
+	1,  // 108: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
+	80, // [80:109] is the sub-list for method output_type
+	51, // [51:80] is the sub-list for method input_type
 	51, // [51:51] is the sub-list for extension type_name
 	51, // [51:51] is the sub-list for extension extendee
 	0,  // [0:51] is the sub-list for field type_name

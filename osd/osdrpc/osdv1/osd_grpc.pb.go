@@ -820,6 +820,7 @@ const (
 	Peer_FetchChunk_FullMethodName   = "/pillarbox.osd.v1.Peer/FetchChunk"
 	Peer_DropChunks_FullMethodName   = "/pillarbox.osd.v1.Peer/DropChunks"
 	Peer_WantedChunks_FullMethodName = "/pillarbox.osd.v1.Peer/WantedChunks"
+	Peer_Leftovers_FullMethodName    = "/pillarbox.osd.v1.Peer/Leftovers"
 	Peer_Members_FullMethodName      = "/pillarbox.osd.v1.Peer/Members"
 	Peer_PullGroup_FullMethodName    = "/pillarbox.osd.v1.Peer/PullGroup"
 	Peer_Raft_FullMethodName         = "/pillarbox.osd.v1.Peer/Raft"
@@ -836,6 +837,8 @@ type PeerClient interface {
 	FetchChunk(ctx context.Context, in *ChunkID, opts ...grpc.CallOption) (*FetchChunkResponse, error)
 	DropChunks(ctx context.Context, in *ChunkList, opts ...grpc.CallOption) (*Done, error)
 	WantedChunks(ctx context.Context, in *WantedChunksRequest, opts ...grpc.CallOption) (*Answers, error)
+	// Leftovers tells which chunks nothing names, and nobody is left who could.
+	Leftovers(ctx context.Context, in *WantedChunksRequest, opts ...grpc.CallOption) (*Answers, error)
 	Members(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*MembersResponse, error)
 	PullGroup(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GroupPieces], error)
 	// Raft carries raft's messages one way, and beats as a sign of life the other.
@@ -900,6 +903,16 @@ func (c *peerClient) WantedChunks(ctx context.Context, in *WantedChunksRequest, 
 	return out, nil
 }
 
+func (c *peerClient) Leftovers(ctx context.Context, in *WantedChunksRequest, opts ...grpc.CallOption) (*Answers, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Answers)
+	err := c.cc.Invoke(ctx, Peer_Leftovers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerClient) Members(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*MembersResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(MembersResponse)
@@ -953,6 +966,8 @@ type PeerServer interface {
 	FetchChunk(context.Context, *ChunkID) (*FetchChunkResponse, error)
 	DropChunks(context.Context, *ChunkList) (*Done, error)
 	WantedChunks(context.Context, *WantedChunksRequest) (*Answers, error)
+	// Leftovers tells which chunks nothing names, and nobody is left who could.
+	Leftovers(context.Context, *WantedChunksRequest) (*Answers, error)
 	Members(context.Context, *GroupRequest) (*MembersResponse, error)
 	PullGroup(*GroupRequest, grpc.ServerStreamingServer[GroupPieces]) error
 	// Raft carries raft's messages one way, and beats as a sign of life the other.
@@ -981,6 +996,9 @@ func (UnimplementedPeerServer) DropChunks(context.Context, *ChunkList) (*Done, e
 }
 func (UnimplementedPeerServer) WantedChunks(context.Context, *WantedChunksRequest) (*Answers, error) {
 	return nil, status.Error(codes.Unimplemented, "method WantedChunks not implemented")
+}
+func (UnimplementedPeerServer) Leftovers(context.Context, *WantedChunksRequest) (*Answers, error) {
+	return nil, status.Error(codes.Unimplemented, "method Leftovers not implemented")
 }
 func (UnimplementedPeerServer) Members(context.Context, *GroupRequest) (*MembersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Members not implemented")
@@ -1102,6 +1120,24 @@ func _Peer_WantedChunks_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Leftovers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WantedChunksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Leftovers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Leftovers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Leftovers(ctx, req.(*WantedChunksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Peer_Members_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GroupRequest)
 	if err := dec(in); err != nil {
@@ -1164,6 +1200,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "WantedChunks",
 			Handler:    _Peer_WantedChunks_Handler,
+		},
+		{
+			MethodName: "Leftovers",
+			Handler:    _Peer_Leftovers_Handler,
 		},
 		{
 			MethodName: "Members",
