@@ -27,6 +27,8 @@ type Report struct {
 	Lost      uint64 `json:"lost,omitempty"`      // of these, shards that nobody holds, made again from others
 	Bad       int    `json:"bad,omitempty"`       // chunks that scrub could not heal
 	Unchecked bool   `json:"unchecked,omitempty"` // it has yet to see which these are
+	Seen      uint64 `json:"seen,omitempty"`      // while unchecked: chunks that it has been through
+	Moved     uint64 `json:"moved,omitempty"`     // bytes of chunks that it has given to others since it started
 
 	Dropped map[string]uint64 `json:"dropped,omitempty"` // what came to its port and was not for it, by reason (package guard)
 

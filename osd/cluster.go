@@ -220,6 +220,8 @@ type Stats struct {
 	Missing   int    // replicas of chunks that recovery has found lacking and not made yet
 	Lost      int    // of these, shards that nobody has
 	Copied    int    // replicas of chunks that recovery has made in this run
+	Moved     int64  // bytes of these
+	Seen      int    // chunks that recovery has been through in the pass under way
 	Bad       int    // chunks that the last scrub found damaged and could not heal
 	Unchecked bool   // recovery has not been through all chunks since the map changed
 }
@@ -229,6 +231,7 @@ func (o *OSD) Stats() (s Stats) {
 	m := o.Map()
 	s.Epoch, s.Unchecked = m.Epoch, o.recovery.checked.Load() < m.Epoch
 	s.Bad = o.lastScrub().Bad
+	s.Moved, s.Seen = o.recovery.bytes.Load(), int(o.recovery.seen.Load())
 	s.Lost = int(o.recovery.lost.Load())
 	s.Missing, s.Copied = int(o.recovery.missing.Load()), int(o.recovery.copied.Load())
 	for _, g := range o.hosted() {

@@ -36,10 +36,11 @@ const (
 // recovery is how far it is.
 type recovery struct {
 	now     chan struct{}
-	missing atomic.Int64 // replicas that the pass under way found lacking and has not made yet
-	lost    atomic.Int64 // of these, shards that nobody has and that are made from others
-	copied  atomic.Int64 // replicas made in this run
-	bytes   atomic.Int64
+	missing atomic.Int64  // replicas that the pass under way found lacking and has not made yet
+	lost    atomic.Int64  // of these, shards that nobody has and that are made from others
+	copied  atomic.Int64  // replicas made in this run
+	bytes   atomic.Int64  // of these
+	seen    atomic.Int64  // chunks that the pass under way has been through
 	checked atomic.Uint64 // epoch of the map by which all chunks were last found where they belong
 }
 
@@ -81,8 +82,10 @@ func (o *OSD) recoverPass(ctx context.Context) (whole bool, err error) {
 		return true, nil
 	}
 	defer o.recovery.missing.Store(0)
+	o.recovery.seen.Store(0)
 	whole = true
 	err = o.eachPooled(ctx, func(ids []objstore.ChunkID) error {
+		defer o.recovery.seen.Add(int64(len(ids)))
 		if o.Map().Epoch != m.Epoch { // begin anew
 			m = o.Map()
 			whole = false

@@ -23,15 +23,43 @@ import (
 // watchEvery is how often a status that is watched is looked at.
 const watchEvery = time.Second
 
-// pending is how many chunks a cluster has still to bring where they belong.
-func pending(st *mon.Status) (chunks uint64, looking bool) {
+// progress is how far recovery is in a cluster.
+type progress struct {
+	left    uint64 // chunks found that are not where they belong yet
+	looking bool   // there may be more
+	looked  uint64 // percent of the chunks looked at
+	moved   uint64 // bytes, since the OSDs started
+}
+
+func progressOf(st *mon.Status) (p progress) {
+	var all, seen uint64
 	for _, o := range st.OSDs {
-		if o.Report != nil {
-			chunks += o.Report.Missing
-			looking = looking || o.Report.Unchecked
+		r := o.Report
+		if r == nil {
+			continue
 		}
+		p.left, p.moved, p.looking = p.left+r.Missing, p.moved+r.Moved, p.looking || r.Unchecked
+		var chunks uint64
+		for _, u := range r.Pools {
+			chunks += u.Chunks
+		}
+		all += chunks
+		if r.Unchecked {
+			chunks = min(chunks, r.Seen)
+		}
+		seen += chunks
 	}
-	return chunks, looking
+	if p.looked = 100; p.looking && all > 0 {
+		p.looked = min(99, 100*seen/all)
+	}
+	return p
+}
+
+func (p progress) String() string {
+	if p.looking {
+		return fmt.Sprintf("%d chunks to go, %d %% of all looked at", p.left, p.looked)
+	}
+	return fmt.Sprintf("%d chunks to go", p.left)
 }
 
 func writeCluster(w io.Writer, st *mon.Status) error {
@@ -61,10 +89,8 @@ func writeCluster(w io.Writer, st *mon.Status) error {
 	fmt.Fprintf(tw, "osd\t%d: %d up, %d in\n", len(st.OSDs), up, in)
 	fmt.Fprintf(tw, "pools\t%d, %d placement groups\n", len(st.Pools), groups)
 	fmt.Fprintf(tw, "volumes\t%d groups led, %d degraded\n", leads, degraded)
-	if chunks, looking := pending(st); chunks > 0 {
-		fmt.Fprintf(tw, "recovery\t%d chunks to go\n", chunks)
-	} else if looking {
-		fmt.Fprintf(tw, "recovery\tlooking for chunks to move\n")
+	if p := progressOf(st); p.left > 0 || p.looking {
+		fmt.Fprintf(tw, "recovery\t%v\n", p)
 	}
 	fmt.Fprintf(tw, "space\t%s, %s used, %s free (raw)\n", humanize.IBytes(st.Total), humanize.IBytes(st.Total-st.Free), humanize.IBytes(st.Free))
 	return tw.Flush()
@@ -112,10 +138,10 @@ func watchStatus(c *cli.Context) error {
 }
 
 // writeChanges tells what is other than it was.
-func writeChanges(w io.Writer, was, is *mon.Status, now time.Time, passed time.Duration) error {
+func writeChanges(w io.Writer, was, is *mon.Status, at time.Time, passed time.Duration) error {
 	var errs []error
 	line := func(format string, args ...any) {
-		_, err := fmt.Fprintf(w, now.Format(time.TimeOnly)+" "+format+"\n", args...)
+		_, err := fmt.Fprintf(w, at.Format(time.TimeOnly)+" "+format+"\n", args...)
 		errs = append(errs, err)
 	}
 	checks := func(st *mon.Status) map[string]string {
@@ -142,13 +168,10 @@ func writeChanges(w io.Writer, was, is *mon.Status, now time.Time, passed time.D
 	if was.Epoch != is.Epoch {
 		line("epoch %d", is.Epoch)
 	}
-	then, _ := pending(was)
-	if left, _ := pending(is); left != then {
-		speed := ""
-		if left < then {
-			speed = fmt.Sprintf(", %.0f/s", float64(then-left)/passed.Seconds())
-		}
-		line("recovery: %d chunks to go%s", left, speed)
+	then, now := progressOf(was), progressOf(is)
+	moved := now.moved - min(now.moved, then.moved) // less: an OSD started anew
+	if moved > 0 || now.left != then.left {
+		line("recovery: %v, %s/s", now, humanize.IBytes(uint64(float64(moved)/passed.Seconds())))
 	}
 	return errors.Join(errs...)
 }

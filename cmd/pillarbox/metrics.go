@@ -213,7 +213,7 @@ func monMetrics(m *mon.Monitor, log *slog.Logger) prometheus.Collector {
 		}
 		set("total", float64(st.Total))
 		set("free", float64(st.Free))
-		chunks, _ := pending(st)
+		chunks := progressOf(st).left
 		set("moving", float64(chunks))
 		return nil
 	})

@@ -5,6 +5,9 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"pillarbox/mon"
+	"pillarbox/objstore"
 )
 
 func TestParseMountinfo(t *testing.T) {
@@ -66,5 +69,23 @@ func TestWithin(t *testing.T) {
 		if got := within(c.path, c.dir); got != c.want {
 			t.Errorf("within(%s, %s) = %v", c.path, c.dir, got)
 		}
+	}
+}
+
+func TestProgress(t *testing.T) {
+	var st mon.Status
+	for i, r := range []*mon.Report{
+		nil,
+		{Missing: 3, Moved: 1000, Pools: map[int]mon.PoolUse{1: {Chunks: 60}}},
+		{Missing: 2, Moved: 500, Unchecked: true, Seen: 10, Pools: map[int]mon.PoolUse{1: {Chunks: 30}, 2: {Chunks: 10}}},
+	} {
+		st.OSDs = append(st.OSDs, mon.OSDStatus{OSDInfo: objstore.OSDInfo{ID: i}, Report: r})
+	}
+	if p := progressOf(&st); p != (progress{left: 5, looking: true, looked: 70, moved: 1500}) || p.String() != "5 chunks to go, 70 % of all looked at" {
+		t.Errorf("progress %+v: %v", p, p)
+	}
+	st.OSDs = nil
+	if p := progressOf(&st); p != (progress{looked: 100}) {
+		t.Errorf("progress of nothing %+v", p)
 	}
 }

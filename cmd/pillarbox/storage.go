@@ -212,7 +212,10 @@ func (mem *member) serveOSD(ctx context.Context, opt osdOptions, log *slog.Logge
 // reportOf is what an OSD tells the monitors.
 func reportOf(ctx context.Context, o *osd.OSD) mon.Report {
 	st := o.Stats()
-	r := mon.Report{Epoch: st.Epoch, Groups: st.Groups, Leads: st.Leads, Degraded: st.Degraded, Missing: uint64(st.Missing), Lost: uint64(st.Lost), Bad: st.Bad, Unchecked: st.Unchecked}
+	r := mon.Report{Epoch: st.Epoch, Groups: st.Groups, Leads: st.Leads, Degraded: st.Degraded, Missing: uint64(st.Missing), Lost: uint64(st.Lost), Bad: st.Bad, Unchecked: st.Unchecked, Moved: uint64(st.Moved)}
+	if st.Unchecked {
+		r.Seen = uint64(st.Seen)
+	}
 	if total, free, err := o.Space(ctx); err == nil {
 		r.Total, r.Free = total, free
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -263,19 +264,21 @@ func (c *cluster) mount(name string, options ...string) (point string, d *daemon
 	return point, d
 }
 
+type osdStatus struct {
+	ID     int  `json:"id"`
+	Up     bool `json:"up"`
+	In     bool `json:"in"`
+	Report *struct {
+		Groups int `json:"groups"`
+	} `json:"report"`
+}
+
 type status struct {
 	Health string `json:"health"`
 	Checks []struct {
 		Code string `json:"code"`
 	} `json:"checks"`
-	OSDs []struct {
-		ID     int  `json:"id"`
-		Up     bool `json:"up"`
-		In     bool `json:"in"`
-		Report *struct {
-			Groups int `json:"groups"`
-		} `json:"report"`
-	} `json:"osds"`
+	OSDs []osdStatus `json:"osds"`
 	Mons []struct {
 		Name string `json:"name"`
 	} `json:"mons"`
@@ -456,6 +459,11 @@ func TestLoseOSDs(t *testing.T) {
 	m.goesOn(c, "at first")
 	for _, osd := range osds {
 		c.kill(osd)
+		killed := time.Now()
+		c.eventually("it is marked down", func() bool {
+			return slices.ContainsFunc(c.status().OSDs, func(o osdStatus) bool { return fmt.Sprint("osd.", o.ID) == osd.name && !o.Up })
+		})
+		t.Logf("%s was marked down %v after kill -9", osd.name, time.Since(killed).Round(100*time.Millisecond))
 		m.goesOn(c, "without "+osd.name)
 		c.restart(osd)
 		c.healthy(3)
