@@ -55,15 +55,19 @@ func runBench(c *cli.Context) error {
 	o.Progress = func(what string, done, total int) { bar.show(what, int64(done), int64(total)) }
 	rep, err := bench.Run(ctx, o)
 	bar.close()
+	interrupted := ctx.Err() != nil && err != nil
 	switch {
-	case ctx.Err() != nil && err != nil:
+	case interrupted && (rep == nil || len(rep.Results) == 0):
 		return fmt.Errorf("bench was interrupted: %w", err)
+	case interrupted:
+		err = fmt.Errorf("bench was interrupted; the phases that were whole are shown: %w", err)
 	case err != nil:
 		return fmt.Errorf("bench: %w", err)
-	case c.String("format") == "json":
-		return rep.WriteJSON(c.App.Writer)
 	}
-	return rep.WriteText(c.App.Writer)
+	if c.String("format") == "json" {
+		return errors.Join(err, rep.WriteJSON(c.App.Writer))
+	}
+	return errors.Join(err, rep.WriteText(c.App.Writer))
 }
 
 func benchOptions(c *cli.Context) (bench.Options, error) {

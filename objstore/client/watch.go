@@ -66,6 +66,7 @@ type watches struct {
 	to      Watcher
 	streams map[int]*stream     // by OSD
 	held    map[uint32]*holding // by placement group
+	silent  map[int]bool        // OSDs with which no stream has begun since it was logged that one had ended
 
 	pushes, lost atomic.Uint64
 }
@@ -315,9 +316,15 @@ func (c *Client) follow(s *stream, w Watchable) {
 	c.watch.mu.Unlock()
 	s.beat(time.Now())
 	err := w.Watch(c.writing, c.session.ID, Watching{
-		End:   c.life,
-		Begun: func(id uint64) { s.id = id; begun() },
-		Beat:  s.beat,
+		End: c.life,
+		Begun: func(id uint64) {
+			c.watch.mu.Lock()
+			delete(c.watch.silent, s.osd)
+			c.watch.mu.Unlock()
+			s.id = id
+			begun()
+		},
+		Beat: s.beat,
 		Push: func(p objstore.Push, ack func(objstore.Ack)) {
 			c.watch.pushes.Add(1)
 			c.cache.told(&p)
@@ -346,12 +353,19 @@ func (c *Client) follow(s *stream, w Watchable) {
 			pgs = append(pgs, pg)
 		}
 	}
+	told := c.watch.silent[s.osd]
+	if c.watch.silent == nil {
+		c.watch.silent = map[int]bool{}
+	}
+	c.watch.silent[s.osd] = true
 	c.watch.mu.Unlock()
 	begun()
 	if c.life.Err() != nil {
 		return
 	}
-	c.opt.Log.Info("the stream with an OSD has ended", "osd", s.osd, "err", err)
+	if !told { // else every operation that is tried again would say so
+		c.opt.Log.Info("the stream with an OSD has ended", "osd", s.osd, "err", err)
+	}
 	m := c.now.Load()
 	in := func(v objstore.VolumeID) bool { return slices.Contains(pgs, m.Group(v)) }
 	c.cache.void(in)

@@ -81,6 +81,11 @@ func TestCalls(t *testing.T) {
 		lock.Start, lock.End = min(lock.Start, lock.End), max(lock.Start, lock.End)
 		held := []locks.Held{{Ino: ino, Lock: lock}}
 		check("Hold", true, func() (any, error) { return c.Hold(ctx, pg, []objstore.VolumeID{vol}, held) }, pg, []objstore.VolumeID{vol}, held)
+		many := make([]objstore.VolumeID, maxList+1000) // all of them must be heard of
+		for i := range many {
+			many[i] = objstore.MaxVolume - objstore.VolumeID(i)
+		}
+		check("Hold", true, func() (any, error) { return c.Hold(ctx, pg, many, held) }, pg, many, held)
 		ask := locks.Request{Op: locks.Wait, Ino: ino, Lock: lock, Wait: r.Uint64()}
 		check("Lock", locks.Answer{Holder: lock}, func() (any, error) { return c.Lock(ctx, pg, ask) }, pg, ask)
 		check("Waits", random[[]locks.Waiting](r), func() (any, error) { return c.Waits(ctx) })

@@ -5,6 +5,7 @@ const (
 	maxMessage  = 16 << 20
 	maxChange   = 8 << 20   // bytes of a change: its log entry must fit a batch of raft's
 	maxList     = 1 << 16   // inodes or chunks in a change, or extents in a list
+	maxHeld     = 1 << 21   // volumes of a group that a client says it knows
 	maxEntries  = 4096      // directory entries in an answer; a Conn asks again for more
 	maxKey      = 4 << 10   // bytes in a key of a group's state
 	maxMembers  = 1 << 10   // members of a group

@@ -55,7 +55,10 @@ func (c *Conn) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, he
 	for _, h := range held {
 		req.Locks = append(req.Locks, &osdv1.HeldLock{Ino: uint64(h.Ino), Lock: lockToWire(h.Lock)})
 	}
-	for _, v := range vols[:min(len(vols), maxList)] {
+	if len(vols) > maxHeld { // it would not hear of changes in those left out
+		return false, fmt.Errorf("hold %d volumes of placement group %d: %w", len(vols), pg, objstore.Invalid)
+	}
+	for _, v := range vols {
 		req.Volumes = append(req.Volumes, uint32(v))
 	}
 	m, err := c.osd().Hold(ctx, req)
@@ -189,7 +192,7 @@ func (b *beats) answered(n uint64) time.Time {
 func (o *osdService) Hold(ctx context.Context, m *osdv1.HoldRequest) (*osdv1.HoldResponse, error) {
 	var d decoder
 	var vols []objstore.VolumeID
-	if d.list("volumes", len(m.GetVolumes()), maxList) {
+	if d.list("volumes", len(m.GetVolumes()), maxHeld) {
 		for _, v := range m.GetVolumes() {
 			vols = append(vols, d.volume(v))
 		}

@@ -173,6 +173,28 @@ func TestInterruptTidiesUp(t *testing.T) {
 	}
 }
 
+// TestInterruptKeepsPhases: what was measured whole is there, and why it ended is
+// said once.
+func TestInterruptKeepsPhases(t *testing.T) {
+	stop := errors.New("stopped by the test")
+	o := tiny(t)
+	o.Workers = []int{1, 3}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	o.Progress = func(what string, _, _ int) {
+		if strings.HasPrefix(what, "3 workers") {
+			cancel(stop)
+		}
+	}
+	rep, err := Run(ctx, o)
+	if !errors.Is(err, stop) || strings.Count(err.Error(), stop.Error()) != 1 {
+		t.Errorf("%v", err)
+	}
+	if rep == nil || len(rep.Results) != len(RowNames()) || rep.Results[0].Workers != 1 {
+		t.Errorf("%+v", rep)
+	}
+	wantEmpty(t, o.Dir)
+}
+
 func TestValidate(t *testing.T) {
 	for name, change := range map[string]func(*Options){
 		"no directory": func(o *Options) { o.Dir = "" },

@@ -34,7 +34,8 @@ type phase struct {
 
 // Run measures and reports. Everything it made is removed when it returns; an
 // error of that is joined to the others. A MismatchError says that a directory
-// did not give back what was written.
+// did not give back what was written. With the error of an end of ctx comes what was
+// measured until then: the phases that are whole.
 func Run(ctx context.Context, o Options) (rep *Report, err error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -72,6 +73,9 @@ func Run(ctx context.Context, o Options) (rep *Report, err error) {
 	for _, n := range o.Workers {
 		p := &phase{opt: &o, rows: o.rows(), sites: sites, workers: n}
 		if err := p.run(ctx); err != nil {
+			if bad := (*MismatchError)(nil); ctx.Err() != nil && !errors.As(err, &bad) { // each worker says so
+				return rep, fmt.Errorf("with %d workers: %w", n, context.Cause(ctx))
+			}
 			return nil, fmt.Errorf("with %d workers: %w", n, err)
 		}
 		rep.add(p)
