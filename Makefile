@@ -27,7 +27,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -eu -o pipefail -c
 .DEFAULT_GOAL = build
 
-.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster s3 outside soak e2e bench bench-beside bench-s3 lint crush-compare proto clean
+.PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster s3 outside soak e2e bench bench-beside bench-s3 test-ceph lint crush-compare proto clean
 
 build:
 	go build -o bin/pillarbox ./cmd/pillarbox
@@ -113,6 +113,12 @@ bench-beside: test-deps
 	@command -v ceph-fuse >/dev/null || apt-get install -y --no-install-recommends ceph-mon ceph-osd ceph-mgr ceph-mds ceph-common ceph-fuse
 	@command -v glusterd >/dev/null || apt-get install -y --no-install-recommends glusterfs-server
 	go test -tags beside -count=1 -timeout 120m -v -run '^TestBeside$$' ./test/cluster $(BESIDE)
+
+# Runs the conformance suite of outside pools against Ceph's gateway, of a Ceph that
+# it sets up and takes away again.
+test-ceph: test-deps
+	@command -v radosgw >/dev/null || apt-get install -y --no-install-recommends ceph-mon ceph-osd ceph-mgr ceph-common radosgw
+	go test -tags ceph -count=1 -timeout 20m -v -run '^TestPoolOnCeph$$' ./test/s3
 
 # Compares placement with that of Ceph's crushtool; docs/crush.md has the result.
 crush-compare:

@@ -1,0 +1,140 @@
+package outside
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+
+	"pillarbox/objstore/pool"
+)
+
+// fault is what a provider may do to a request.
+type fault int
+
+const (
+	none      fault = iota
+	broken          // 500, and nothing was done
+	slowDown        // 503 with Retry-After, and nothing was done
+	hungUp          // the connection ends, nothing was done
+	forgotten       // it was done, and the connection ends before the answer
+	cut             // the body of the answer ends early
+	garbled         // the body of the answer has another byte, if it is one of a file
+	faults
+)
+
+// provider is a proxy before a store, which does what faulty providers do.
+type provider struct {
+	*httptest.Server
+	mu    sync.Mutex
+	n     int         // requests since set
+	every int         // one of so many requests meets a fault; 0: none
+	count [faults]int // how often what was done
+	only  fault       // this one; none: each in its turn
+}
+
+func newProvider(t *testing.T, origin string) *provider {
+	t.Helper()
+	to, err := url.Parse(origin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &provider{}
+	proxy := &httputil.ReverseProxy{
+		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(to); r.Out.Host = to.Host },
+		ModifyResponse: p.spoil,
+		ErrorHandler:   func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
+	}
+	p.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f := p.draw()
+		r.Header.Set("X-Test-Fault", strconv.Itoa(int(f)))
+		switch f {
+		case broken:
+			http.Error(w, "something broke", http.StatusInternalServerError)
+		case slowDown:
+			w.Header().Set("Retry-After", "0.05")
+			http.Error(w, "slow down", http.StatusServiceUnavailable)
+		case hungUp:
+			panic(http.ErrAbortHandler)
+		default:
+			proxy.ServeHTTP(w, r)
+		}
+	}))
+	p.Config.ErrorLog = nil
+	p.Start()
+	t.Cleanup(p.Close)
+	return p
+}
+
+// set makes one of so many requests meet a fault, a certain one or each in its turn.
+func (p *provider) set(every int, only fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.n, p.every, p.only = 0, every, only
+}
+
+func (p *provider) draw() fault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := none
+	if p.n++; p.every > 0 && p.n%p.every == 0 {
+		if f = p.only; f == none {
+			f = broken + fault(p.n/p.every)%(garbled-broken)
+		}
+	}
+	p.count[f]++
+	return f
+}
+
+// missed says which of the kinds of faults no request met.
+func (p *provider) missed() (list []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for f := broken; f < garbled; f++ {
+		if p.count[f] == 0 {
+			list = append(list, fmt.Sprint("fault ", int(f)))
+		}
+	}
+	return list
+}
+
+// spoil does to an answer what was drawn for its request.
+func (p *provider) spoil(res *http.Response) error {
+	n, _ := strconv.Atoi(res.Request.Header.Get("X-Test-Fault"))
+	switch f := fault(n); f {
+	case forgotten:
+		res.Body.Close()
+		return io.ErrUnexpectedEOF
+	case cut, garbled:
+		if res.Request.Method != http.MethodGet || res.StatusCode >= 300 {
+			return nil
+		}
+		b, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil {
+			return err
+		}
+		switch {
+		case f == cut:
+			b = b[:len(b)/2]
+		case isBody(res.Request.URL.Path):
+			b[len(b)/2] ^= 1
+		}
+		res.Body = io.NopCloser(bytes.NewReader(b)) // the header still says how much there was
+	}
+	return nil
+}
+
+// isBody says whether a path ends in the name of a body's object.
+func isBody(path string) bool {
+	dir, file := filepath.Split(path)
+	_, ok := pool.ParseName(filepath.Base(dir) + "/" + file)
+	return ok
+}
