@@ -112,6 +112,9 @@ func TestMigrate(t *testing.T) {
 		}
 	}
 	load.verify(mount)
+	c.run("pool", "create", "wide", "--type", "erasure", "--k", "2", "--m", "1", "--pgs", "16", "--conf", c.admin)
+	c.migrate("/example.org", "wide") // coded
+	c.same(sums, "wide")
 	c.migrate("/example.org", "data") // and back
 	c.same(sums, "data")
 	c.stop(d)
