@@ -4,6 +4,7 @@ package types
 import (
 	"pillarbox/objstore/pool"
 	"pillarbox/objstore/pool/azurepool"
+	"pillarbox/objstore/pool/dropboxpool"
 	"pillarbox/objstore/pool/s3pool"
 	"pillarbox/objstore/pool/swiftpool"
 )
@@ -11,8 +12,9 @@ import (
 // All are the types by their names.
 func All() map[string]pool.Type {
 	return map[string]pool.Type{
-		"azure": azurepool.Type(),
-		"s3":    s3pool.Type(),
-		"swift": swiftpool.Type(),
+		"azure":   azurepool.Type(),
+		"dropbox": dropboxpool.Type(),
+		"s3":      s3pool.Type(),
+		"swift":   swiftpool.Type(),
 	}
 }
