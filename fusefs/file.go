@@ -95,9 +95,11 @@ func (r *raw) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 		return fuse.EBADF
 	}
 	err := h.Flush(r.ctx)
+	owner := locks.Owner{ID: in.LockOwner}
 	if h.Locked() { // close(2) frees the process's locks, whichever descriptor set them
-		err = errors.Join(err, r.unlock(h, locks.Owner{ID: in.LockOwner}))
+		err = errors.Join(err, r.unlock(h, owner))
 	}
+	r.owners.flushed(in.NodeId, owner)
 	return r.status("flush", in.NodeId, err)
 }
 

@@ -145,10 +145,9 @@ func (c *Client) tryLock(ctx context.Context, pg uint32, r locks.Request) (locks
 			if !ok {
 				return locks.Answer{}, fmt.Errorf("lock inode %v: the kernel has the locks of this store: %w", r.Ino, objstore.Unsupported)
 			}
-			turn = c.locks.turnOf(pg)
 			lease, _ := objstore.LeaseOf(ctx)
-			lease.Turn = turn
-			return w.Lock(objstore.WithLease(ctx, lease), pg, r)
+			turn = lease.Turn
+			return w.Lock(ctx, pg, r)
 		})
 		switch {
 		case ctx.Err() != nil:

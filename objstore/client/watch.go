@@ -137,13 +137,19 @@ func (c *Client) leased(ctx context.Context, pg uint32, id int, osd OSD) (_ cont
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx = objstore.WithLease(ctx, objstore.Lease{Session: c.session.ID, Stream: s.id})
-	if !c.goesBy(pg, s) {
-		if err := c.resume(ctx, pg, s, w, to); err != nil {
+	lease := objstore.Lease{Session: c.session.ID, Stream: s.id}
+	for {
+		// The turn comes first: were it one that begins only now, the leader could take
+		// the request before what is said in that turn, and then forget it.
+		lease.Turn = c.locks.turnOf(pg)
+		if c.goesBy(pg, s) {
+			break
+		}
+		if err := c.resume(objstore.WithLease(ctx, lease), pg, s, w, to); err != nil {
 			return nil, nil, err
 		}
 	}
-	return ctx, func() { c.learned(pg, s) }, nil
+	return objstore.WithLease(ctx, lease), func() { c.learned(pg, s) }, nil
 }
 
 // goesBy says whether the volumes of a placement group are known under a stream.

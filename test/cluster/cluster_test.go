@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(lockerEnv); path != "" {
 		os.Exit(beLocker(path))
 	}
+	if words := os.Getenv(tortureEnv); words != "" {
+		os.Exit(beTorturer(words))
+	}
 	os.Exit(harness.Main(m))
 }
 
