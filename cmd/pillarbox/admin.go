@@ -240,6 +240,9 @@ func (a *admin) status(ctx context.Context) *statusReport {
 		problem(a.osdHealth())
 		problem(a.s.ship.health())
 	}
+	if cl := a.s.client.Stats(); cl.GroupsAway > 0 {
+		problem(fmt.Errorf("%d of %d placement groups of volumes cannot be reached; %d OSDs do not answer", cl.GroupsAway, cl.Groups, cl.OSDsSilent))
+	}
 	sf, err := a.s.client.StatFS(ctx)
 	problem(err)
 	if err == nil {

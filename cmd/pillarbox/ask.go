@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -73,15 +74,27 @@ func askMount(ctx context.Context, point, method, what string, request, answer a
 	return askSocket(ctx, dir, method, what, request, answer)
 }
 
-// adminOf is the directory with the admin socket of a mount point.
+// adminOf is the directory with the admin socket of a mount point. The mount itself
+// is not asked for anything: its store may be away.
 func adminOf(point string) (string, error) {
-	point, err := absolute(point)
+	abs, err := filepath.Abs(point)
 	if err != nil {
 		return "", failure(exitInUse, "%w", err)
 	}
-	mnt, err := mountAt(point)
+	mnt, err := mountAt(abs)
+	if err == nil && mnt == nil { // by way of a symbolic link, or there is none
+		var dir string
+		if dir, err = absolute(filepath.Dir(abs)); err == nil {
+			mnt, err = mountAt(filepath.Join(dir, filepath.Base(abs)))
+		}
+	}
+	if err == nil && mnt == nil {
+		if abs, err = absolute(abs); err == nil {
+			mnt, err = mountAt(abs)
+		}
+	}
 	if err != nil {
-		return "", err
+		return "", failure(exitInUse, "%w", err)
 	}
 	dir, ok := mnt.dataDir()
 	if !ok {

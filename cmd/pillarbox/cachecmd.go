@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/client"
 )
 
 func cacheCommand() *cli.Command {
@@ -54,10 +55,12 @@ func runCacheStats(c *cli.Context) error {
 		}
 	}
 	var list []cacheReport
+	var failed error
 	for _, p := range points {
 		r := cacheReport{p, &mountStats{}}
 		if err := askMount(c.Context, p, http.MethodGet, "/stats", nil, r.mountStats); err != nil {
-			return err
+			failed = errors.Join(failed, err)
+			continue
 		}
 		r.Ops = nil // that is what stats is for
 		list = append(list, r)
@@ -65,9 +68,9 @@ func runCacheStats(c *cli.Context) error {
 	if format == "json" {
 		enc := json.NewEncoder(c.App.Writer)
 		enc.SetIndent("", "  ")
-		return enc.Encode(list)
+		return errors.Join(enc.Encode(list), failed)
 	}
-	return writeCaches(c.App.Writer, list)
+	return errors.Join(writeCaches(c.App.Writer, list), failed)
 }
 
 // ourMounts are the mount points of all Pillarbox mounts that this process can see.
@@ -95,20 +98,22 @@ func ourMounts() (points []string, err error) {
 func writeCaches(w io.Writer, list []cacheReport) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(t, name+"\t"+format+"\n", args...) }
-	answered := func(hits, misses uint64) string {
+	answered := func(name string, hits, misses uint64, of string) {
 		if p := part(hits, misses); p != nil {
-			return fmt.Sprintf("%.1f%%", 100**p)
+			row("  "+name, "%.1f%% of %s answered here", 100**p, of)
+			return
 		}
-		return "nothing was asked"
+		row("  "+name, "not asked yet")
 	}
+	found := func(name string, f client.Found) { answered(name, f.Hits, f.Misses, fmt.Sprint(f.Hits+f.Misses)) }
 	for _, r := range list {
 		row("mount point", "%s", r.Mountpoint)
 		row("not committed", "%s", humanize.IBytes(uint64(r.Files.Dirty)))
 		if m := r.Client; m != nil {
 			row("metadata", "%s of %s of memory", humanize.IBytes(uint64(m.Bytes)), humanize.IBytes(uint64(m.MaxBytes)))
-			row("  names", "%s of %d answered here", answered(m.Names.Hits, m.Names.Misses), m.Names.Hits+m.Names.Misses)
-			row("  attributes", "%s of %d", answered(m.Attrs.Hits, m.Attrs.Misses), m.Attrs.Hits+m.Attrs.Misses)
-			row("  extents", "%s of %d", answered(m.Extents.Hits, m.Extents.Misses), m.Extents.Hits+m.Extents.Misses)
+			found("names", m.Names)
+			found("attributes", m.Attrs)
+			found("extents", m.Extents)
 		}
 		d := r.Cache
 		switch {
@@ -123,7 +128,7 @@ func writeCaches(w io.Writer, list []cacheReport) error {
 		default:
 			row("disk cache", "%s of %s", humanize.IBytes(uint64(d.Used)), humanize.IBytes(uint64(d.Size)))
 		}
-		row("  bytes", "%s of %s answered here", answered(d.HitBytes, d.MissBytes), humanize.IBytes(d.HitBytes+d.MissBytes))
+		answered("bytes", d.HitBytes, d.MissBytes, humanize.IBytes(d.HitBytes+d.MissBytes))
 		row("  bodies", "%d stored, %d evicted, %d damaged, %d not kept", d.Stored, d.Evicted, d.Damaged, d.Skipped)
 	}
 	return t.Flush()
@@ -195,6 +200,9 @@ func runCacheDrop(c *cli.Context) error {
 			all = cacheDropped{all.Bodies + d.Bodies, all.Bytes + d.Bytes, all.Files + d.Files}
 		}
 		err = errors.Join(err, derr)
+	}
+	if err != nil && all == (cacheDropped{}) {
+		return err
 	}
 	if format == "json" {
 		return errors.Join(err, json.NewEncoder(c.App.Writer).Encode(all))

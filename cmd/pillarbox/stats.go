@@ -192,13 +192,17 @@ func (l *statsLine) write(w io.Writer, head bool) error {
 
 func shortBytes(n float64) string { return strings.ReplaceAll(humanize.IBytes(uint64(n)), " ", "") }
 
-// shortTime has three digits that matter.
+// shortTime has about three digits.
 func shortTime(d time.Duration) string {
 	switch {
 	case d >= 10*time.Second:
 		return d.Round(100 * time.Millisecond).String()
 	case d >= 10*time.Millisecond:
 		return d.Round(100 * time.Microsecond).String()
+	case d >= time.Millisecond:
+		return d.Round(10 * time.Microsecond).String()
+	case d >= 100*time.Microsecond:
+		return d.Round(time.Microsecond).String()
 	}
 	return d.Round(100 * time.Nanosecond).String()
 }

@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -41,6 +43,17 @@ func TestStoreAway(t *testing.T) {
 		if err := writeSynced(filepath.Join(dir, "during"), "lost"); !errors.Is(err, syscall.EIO) {
 			t.Errorf("a file made while no OSD answers: %v, want EIO", err)
 		}
+	}
+	// The process of the mount is asked, not the mount.
+	c.eventually("stats tells that groups are away", func() bool {
+		var line struct {
+			Away int `json:"groups_away"`
+		}
+		out, err := c.try("stats", "--interval", "10ms", "--count", "1", "--format", "json", point)
+		return err == nil && json.Unmarshal([]byte(out), &line) == nil && line.Away > 0
+	})
+	if out := c.run("status", point); !strings.Contains(out, "cannot be reached") {
+		t.Errorf("status of the mount:\n%s", out)
 	}
 	signal(unix.SIGCONT)
 	c.eventually("the mount goes on", func() bool { return writeSynced(filepath.Join(dir, "after"), "here") == nil })
