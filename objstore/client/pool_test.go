@@ -584,15 +584,19 @@ func TestStatFS(t *testing.T) {
 		"too few":     {2, replicated(3, 2), []uint64{50, 40}, nil, 100, 45, 40},
 		"one at nil":  {3, replicated(2, 1), []uint64{50, 50, 0}, nil, 150, 50, 0},
 		"uneven":      {3, replicated(2, 1), []uint64{60, 50, 50}, func(m *objstore.Map) { m.OSDs[0].Weight = 4 }, 150, 80, 60},
+		"by ratio":    {3, replicated(3, 2), []uint64{50, 40, 30}, func(m *objstore.Map) { m.Ratios = objstore.Ratios{} }, 100, 40, 25},
 		"zero weight": {2, replicated(1, 1), []uint64{50, 5}, func(m *objstore.Map) { m.OSDs[1].Weight = 0 }, 200, 55, 50},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				c := newCluster(t, tc.osds, tc.pool)
 				cl := c.client(client.Options{})
-				if tc.change != nil {
-					c.next(tc.change, cl)
-				}
+				c.next(func(m *objstore.Map) {
+					m.Ratios, m.Format = objstore.Ratios{Full: 1}, objstore.RatiosFormat
+					if tc.change != nil {
+						tc.change(m)
+					}
+				}, cl)
 				for id, free := range tc.free {
 					c.osds[id].total, c.osds[id].free = 100*gib, free*gib
 				}
