@@ -31,6 +31,9 @@ func (s *Shipper) connect(ctx context.Context) error {
 		return err
 	}
 	s.man = man
+	if s.opt.State.Runs < man.Open.Number { // that is on the disk before it is outside
+		return s.behind()
+	}
 	return s.resume(ctx)
 }
 
