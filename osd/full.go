@@ -66,7 +66,8 @@ func (f *fullness) refresh() {
 		f.err = fmt.Errorf("statfs %s: %w", f.dir, f.err)
 		return
 	}
-	f.avail, f.total = st.Bavail*uint64(st.Bsize), st.Blocks*uint64(st.Bsize)
+	// What is reserved for root counts neither as used nor as the disk's, as in df(1).
+	f.avail, f.total = st.Bavail*uint64(st.Bsize), (st.Blocks-st.Bfree+st.Bavail)*uint64(st.Bsize)
 	f.until = time.Now().Add(statEvery)
 }
 
