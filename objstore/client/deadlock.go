@@ -2,8 +2,10 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -19,6 +21,30 @@ import (
 
 // waitsFor is who waits for whom: by owner, and by the number of its wait.
 type waitsFor map[locks.Owner]map[uint64][]locks.Owner
+
+// cycleEvery is how long a request waits until it is asked whether it is in a cycle.
+const cycleEvery = time.Second
+
+// untilDeadlock ends the returned context with Deadlock once the request that waits
+// with it has to give up. It is asked about while it waits: else no leader would list it.
+func (c *Client) untilDeadlock(ctx context.Context, r locks.Request) (context.Context, context.CancelFunc) {
+	ctx, end := context.WithCancelCause(ctx)
+	c.start(func() { // when the client ends, so does the wait
+		tick := time.NewTicker(cycleEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if c.deadlocked(ctx, r) {
+					end(fmt.Errorf("lock inode %v: %w", r.Ino, objstore.Deadlock))
+				}
+			}
+		}
+	})
+	return ctx, func() { end(nil) }
+}
 
 // deadlocked says whether a request that waits is in a cycle, and the one of it
 // that is to give up.

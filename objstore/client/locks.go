@@ -120,13 +120,15 @@ func (c *Client) Lock(ctx context.Context, r locks.Request) (locks.Answer, error
 	if r.Op == locks.Unlock {
 		c.locks.clear(r) // whatever comes, no leader is told of it any more
 	}
+	if r.Op == locks.Wait && !r.Lock.Owner.Flock {
+		var stop context.CancelFunc
+		ctx, stop = c.untilDeadlock(ctx, r)
+		defer stop()
+	}
 	for {
 		a, err := c.tryLock(ctx, pg, r)
-		switch {
-		case err != nil || a.Granted || r.Op != locks.Wait:
+		if err != nil || a.Granted || r.Op != locks.Wait {
 			return a, err
-		case !r.Lock.Owner.Flock && c.deadlocked(ctx, r):
-			return a, fmt.Errorf("lock inode %v: %w", r.Ino, objstore.Deadlock)
 		}
 	}
 }

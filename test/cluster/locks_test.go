@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -310,4 +311,73 @@ func TestLocksOutliveTheLeader(t *testing.T) {
 			t.Errorf("after a host was fenced: %q, %v", got, err)
 		}
 	}
+}
+
+// TestDeadlocks: a cycle is found wherever the files of it lie, by one of those in
+// it, and turning locks of flock(2) into others is none.
+func TestDeadlocks(t *testing.T) {
+	_, a, b := twoMounts(t)
+	other := "../../other" // an account, and so a placement group, of its own
+	if err := os.Mkdir(filepath.Join(a, other), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	files := func(dir string) (paths []string) {
+		for _, name := range []string{"f", filepath.Join(other, "f")} {
+			paths = append(paths, filepath.Join(dir, name))
+		}
+		return paths
+	}
+	for _, path := range files(a) {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// settle waits for both; first is what the one must be told that is told first.
+	settle := func(first string, pa, pb *locker, unlock string) {
+		t.Helper()
+		answers := make(chan *locker, 2)
+		said := map[*locker]string{}
+		var mu sync.Mutex
+		for _, l := range []*locker{pa, pb} {
+			go func() {
+				s := l.answer()
+				mu.Lock()
+				said[l] = s
+				mu.Unlock()
+				answers <- l
+			}()
+		}
+		l := <-answers
+		mu.Lock()
+		got := said[l]
+		mu.Unlock()
+		if got != first {
+			t.Fatalf("the first one is told %q, not %q", got, first)
+		}
+		for i := range 2 {
+			l.do("ok", "use x %d", i)
+			l.do("ok", unlock)
+		}
+		if l = <-answers; said[l] != "ok" {
+			t.Fatalf("the other is told %q", said[l])
+		}
+	}
+	pa, pb := startLocker(t, files(a)...), startLocker(t, files(b)...)
+	pa.do("ok", "write posix 0 0")
+	pb.do("ok", "use x 1")
+	pb.do("ok", "write posix 0 0")
+	pa.do("ok", "use x 1")
+	pb.do("ok", "use x 0")
+	pa.tell("write posix 0 0")
+	pb.tell("write posix 0 0")
+	settle("EDEADLK", pa, pb, "unlock posix 0 0")
+	pa.kill()
+	pb.kill()
+
+	pa, pb = startLocker(t, files(a)...), startLocker(t, files(b)...)
+	pa.do("ok", "read flock 0 0")
+	pb.do("ok", "read flock 0 0")
+	pa.tell("write flock 0 0")
+	pb.tell("write flock 0 0")
+	settle("ok", pa, pb, "unlock flock 0 0")
 }
