@@ -69,11 +69,9 @@ func (c *Client) waited(ctx context.Context, ids []int, began time.Time) {
 
 // probe asks an OSD until it answers or the map has it no more.
 func (c *Client) probe(p *peer) {
-	t := time.NewTicker(probeEvery)
-	defer t.Stop()
 	for !p.answers() {
 		select {
-		case <-t.C:
+		case <-time.After(probeEvery):
 		case <-c.life.Done():
 			return
 		}

@@ -30,7 +30,7 @@ func TestStoreAwayIsWaitedForOnce(t *testing.T) {
 				took(t, 0, 0, func() { want(t, attr(), objstore.Unavailable) })
 				took(t, 0, 0, func() { want(t, chunk(), objstore.Unavailable) })
 			}
-			time.Sleep(time.Hour) // of the bubble's time
+			time.Sleep(5 * time.Minute) // of the bubble's time
 			took(t, 0, 0, func() { want(t, attr(), objstore.Unavailable) })
 			for _, o := range c.osds {
 				o.set(nil)

@@ -30,13 +30,11 @@ const cycleEvery = time.Second
 func (c *Client) untilDeadlock(ctx context.Context, r locks.Request) (context.Context, context.CancelFunc) {
 	ctx, end := context.WithCancelCause(ctx)
 	c.start(func() { // when the client ends, so does the wait
-		tick := time.NewTicker(cycleEvery)
-		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-tick.C:
+			case <-time.After(cycleEvery):
 				if c.deadlocked(ctx, r) {
 					end(fmt.Errorf("lock inode %v: %w", r.Ino, objstore.Deadlock))
 				}
