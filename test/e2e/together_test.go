@@ -41,8 +41,8 @@ type together struct {
 	work     map[int]bool            // moved to Work
 }
 
-// TestTwoHosts has one user's mailbox open through Dovecot on two hosts, with stock
-// settings and its indexes on the mount, while both deliver to it by LMTP and
+// TestTwoHosts has one user's mailbox open through Dovecot on two hosts, with stock settings for
+// locks, fsync and mmap and its indexes on the mount, while both deliver to it by LMTP and
 // Postfix does on a third, and sessions on both flag, move and expunge. No UID may
 // ever mean another message, no message be lost or doubled, no flag be forgotten, and
 // no index be damaged.
