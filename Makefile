@@ -59,8 +59,13 @@ vet:
 	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:" $$unformatted; exit 1; fi
 	go vet ./...
 
+# Tests in bubbles of testing/synctest make the race detector itself crash now and then
+# (golang/go#78156), the client's about once in sixty runs: soak has them with it.
+BUBBLES = ./objstore/client ./objstore/pool/layer
+
 unit:
-	go test -race -timeout 30m $$(go list ./... | grep -v -e /test/posix -e /test/crash -e /test/cluster -e /test/s3 -e /test/outside -e /test/e2e)
+	go test -race -timeout 30m $$(go list ./... | grep -v -e /test/posix -e /test/crash -e /test/cluster -e /test/s3 -e /test/outside -e /test/e2e -e /objstore/client$$ -e /objstore/pool/layer$$)
+	go test -timeout 30m $(BUBBLES)
 
 # Go fuzzes one target of one package at a time.
 fuzz:
@@ -88,6 +93,7 @@ outside:
 	go test -count=1 -timeout 30m ./test/outside/...
 
 soak: test-deps
+	go test -race -count=1 $(BUBBLES)
 	go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestDamage)$$' ./test/crash \
 		-rounds $(ROUNDS) -trials $(TRIALS) -seed $(SEED)
 	go test -count=1 -timeout 0 -v -run '^TestFaults$$' ./test/cluster -faults $(FAULTS) -seed $(SEED)
