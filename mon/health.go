@@ -137,7 +137,7 @@ func (st *Status) check(cm *objstore.Map) {
 	st.note("OSD_SCRUB_ERRORS", HealthErr, "%d OSDs have damaged chunks", bad)
 	st.note("PG_AVAILABILITY", HealthWarn, "reduced availability of volumes, or not known (%d reasons)", unknown)
 	for i := range cm.Pools {
-		if p := &cm.Pools[i]; p.Kind == objstore.DataPool {
+		if p := &cm.Pools[i]; p.Kind == objstore.DataPool && len(down) > 0 {
 			if groups, lacking := st.lacking(cm, p); groups > 0 {
 				degraded = append(degraded, fmt.Sprintf("pool %s: %d of %d placement groups lack %d of %d %s", p.Name, groups, p.PGs, lacking, p.PGs*p.Size, p.Pieces()))
 			}
@@ -180,6 +180,9 @@ func (st *Status) check(cm *objstore.Map) {
 // fullPools tells the pools with placement groups that take nothing that grows:
 // of volumes, whose first OSD is full; of chunks, with too few others.
 func fullPools(cm *objstore.Map) (list []string) {
+	if !slices.ContainsFunc(cm.OSDs, func(o objstore.OSDInfo) bool { return o.Full == objstore.Full }) {
+		return nil // computing where every group lies is for when it can matter
+	}
 	for i := range cm.Pools {
 		p := &cm.Pools[i]
 		groups := 0
