@@ -22,7 +22,7 @@ import (
 // first of the group that has it gives it to those that lack it. An OSD that is
 // not of the group gives its copy up once all who are have theirs. A pass starts
 // when the map changes and once in a while; one that a restart cut short begins
-// anew. Erasure-coded pools are seen to in shards.go.
+// anew. Erasure-coded pools are seen to in recovershards.go.
 
 const (
 	recoverEvery   = 10 * time.Minute
@@ -427,14 +427,7 @@ func (o *OSD) goodCopy(ctx context.Context, id objstore.ChunkID, osds []int) (da
 		if osd == o.opt.ID {
 			continue
 		}
-		peer, err := o.opt.Peers.Peer(osd)
-		if err != nil {
-			continue
-		}
-		attempt, cancel := context.WithTimeout(ctx, recoverTimeout)
-		data, err := peer.FetchChunk(attempt, id)
-		cancel()
-		if err == nil {
+		if data, err := o.fetchFrom(ctx, osd, id); err == nil {
 			return data, osd, true
 		}
 	}

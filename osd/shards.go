@@ -131,6 +131,7 @@ func (o *OSD) gatherShards(ctx context.Context, pool *objstore.Pool, id objstore
 	return nil, fmt.Errorf("%d shards of chunk %v are left, %d are needed: %w: %v", have, id, pool.Coding.K, objstore.Unavailable, errors.Join(errs...))
 }
 
+// fetchFrom fetches what an OSD, which may be this one, has of a chunk.
 func (o *OSD) fetchFrom(ctx context.Context, osd int, id objstore.ChunkID) ([]byte, error) {
 	if osd == o.opt.ID {
 		return o.FetchChunk(ctx, id)

@@ -72,29 +72,25 @@ func (p *peerService) DropChunks(ctx context.Context, m *osdv1.ChunkList) (*osdv
 }
 
 func (p *peerService) WantedChunks(ctx context.Context, m *osdv1.WantedChunksRequest) (*osdv1.Answers, error) {
-	var d decoder
-	ids := d.chunks(m.GetIds(), osd.MaxChunkList)
-	if d.err != nil {
-		return nil, d.err
-	}
-	wanted, err := p.s.backend.WantedChunks(ctx, m.GetPg(), ids)
-	if err != nil {
-		return nil, err
-	}
-	return &osdv1.Answers{Yes: wanted}, nil
+	return ownersAnswers(ctx, m, p.s.backend.WantedChunks)
 }
 
 func (p *peerService) Leftovers(ctx context.Context, m *osdv1.WantedChunksRequest) (*osdv1.Answers, error) {
+	return ownersAnswers(ctx, m, p.s.backend.Leftovers)
+}
+
+// ownersAnswers puts a question about chunks to the leader of their volumes' group.
+func ownersAnswers(ctx context.Context, m *osdv1.WantedChunksRequest, ask func(context.Context, uint32, []objstore.ChunkID) ([]bool, error)) (*osdv1.Answers, error) {
 	var d decoder
 	ids := d.chunks(m.GetIds(), osd.MaxChunkList)
 	if d.err != nil {
 		return nil, d.err
 	}
-	left, err := p.s.backend.Leftovers(ctx, m.GetPg(), ids)
+	yes, err := ask(ctx, m.GetPg(), ids)
 	if err != nil {
 		return nil, err
 	}
-	return &osdv1.Answers{Yes: left}, nil
+	return &osdv1.Answers{Yes: yes}, nil
 }
 
 func (p *peerService) Members(ctx context.Context, m *osdv1.GroupRequest) (*osdv1.MembersResponse, error) {
