@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -125,12 +126,10 @@ func (s *Store) Get(ctx context.Context, name string, off int64, p []byte) error
 
 // Delete implements pool.Store.
 func (s *Store) Delete(ctx context.Context, names []string) error {
-	for len(names) > 0 {
-		n := min(len(names), deleteBatch)
-		if err := s.deleteBatch(ctx, names[:n]); err != nil {
+	for batch := range slices.Chunk(names, deleteBatch) {
+		if err := s.deleteBatch(ctx, batch); err != nil {
 			return err
 		}
-		names = names[n:]
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -232,12 +233,10 @@ func (s *Store) List(ctx context.Context, from string) (list []pool.Object, next
 
 // Delete implements pool.Store.
 func (s *Store) Delete(ctx context.Context, names []string) error {
-	for len(names) > 0 {
-		n := min(len(names), deleteBatch)
-		if err := s.deleteBatch(ctx, names[:n]); err != nil {
-			return fmt.Errorf("delete %d objects: %w", n, err)
+	for batch := range slices.Chunk(names, deleteBatch) {
+		if err := s.deleteBatch(ctx, batch); err != nil {
+			return fmt.Errorf("delete %d objects: %w", len(batch), err)
 		}
-		names = names[n:]
 	}
 	return nil
 }

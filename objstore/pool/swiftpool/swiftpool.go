@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -138,12 +139,10 @@ func (s *Store) Get(ctx context.Context, name string, off int64, p []byte) error
 
 // Delete implements pool.Store.
 func (s *Store) Delete(ctx context.Context, names []string) error {
-	for len(names) > 0 {
-		n := min(len(names), deleteBatch)
-		if err := s.deleteBatch(ctx, names[:n]); err != nil {
+	for batch := range slices.Chunk(names, deleteBatch) {
+		if err := s.deleteBatch(ctx, batch); err != nil {
 			return err
 		}
-		names = names[n:]
 	}
 	return nil
 }
