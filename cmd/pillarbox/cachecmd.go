@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
@@ -71,28 +69,6 @@ func runCacheStats(c *cli.Context) error {
 		return errors.Join(enc.Encode(list), failed)
 	}
 	return errors.Join(writeCaches(c.App.Writer, list), failed)
-}
-
-// ourMounts are the mount points of all Pillarbox mounts that this process can see.
-func ourMounts() (points []string, err error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("list mounts: %w", err)
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		if e, ok := parseMountinfo(lines.Text()); ok {
-			if _, ours := e.dataDir(); ours && !isDead(e.point) {
-				points = append(points, e.point)
-			}
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("list mounts: %w", err)
-	}
-	return points, nil
 }
 
 func writeCaches(w io.Writer, list []cacheReport) error {

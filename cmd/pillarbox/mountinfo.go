@@ -25,25 +25,45 @@ func (m *mountEntry) dataDir() (string, bool) {
 	return strings.CutPrefix(m.source, sourcePrefix)
 }
 
-// mountAt finds the topmost mount at exactly this absolute path; nil if there is none.
-func mountAt(path string) (*mountEntry, error) {
+// eachMount calls fn for every mount of this mount namespace. Later ones lie over
+// earlier ones.
+func eachMount(fn func(mountEntry)) error {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
-		return nil, fmt.Errorf("list mounts: %w", err)
+		return fmt.Errorf("list mounts: %w", err)
 	}
 	defer f.Close()
-	var top *mountEntry
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		if e, ok := parseMountinfo(lines.Text()); ok && e.point == path {
-			top = &e // later lines lie over earlier ones
+		if e, ok := parseMountinfo(lines.Text()); ok {
+			fn(e)
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("list mounts: %w", err)
+		return fmt.Errorf("list mounts: %w", err)
 	}
-	return top, nil
+	return nil
+}
+
+// mountAt finds the topmost mount at exactly this absolute path; nil if there is none.
+func mountAt(path string) (top *mountEntry, err error) {
+	err = eachMount(func(e mountEntry) {
+		if e.point == path {
+			top = &e
+		}
+	})
+	return top, err
+}
+
+// ourMounts are the mount points of all Pillarbox mounts that this process can see.
+func ourMounts() (points []string, err error) {
+	err = eachMount(func(e mountEntry) {
+		if _, ours := e.dataDir(); ours && !isDead(e.point) {
+			points = append(points, e.point)
+		}
+	})
+	return points, err
 }
 
 // parseMountinfo parses a line of /proc/self/mountinfo, see proc(5):
