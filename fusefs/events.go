@@ -28,6 +28,7 @@ type events struct {
 	command []string
 	point   string
 	log     *slog.Logger
+	dev     uint64        // of the mount; set by start
 	tid     atomic.Uint32 // of the helper's thread; 0: there is none
 	now     atomic.Pointer[objstore.Event]
 
@@ -37,6 +38,7 @@ type events struct {
 	stop   chan struct{}
 	done   chan struct{}
 	closed bool
+	going  bool // start was called
 }
 
 // maxEvents is how many wait at most; the oldest are dropped, for who watches a
@@ -44,9 +46,19 @@ type events struct {
 const maxEvents = 8192
 
 func newEvents(command []string, point string, log *slog.Logger) *events {
-	e := &events{command: command, point: point, log: log, more: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
-	go e.run()
-	return e
+	return &events{command: command, point: point, log: log, more: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+}
+
+// start has the helper started, once the mount answers. Not before: what go-fuse
+// opens in the mount to make it ready it opens to be inherited, and a helper that
+// had it would keep the mount busy.
+func (e *events) start(dev uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed {
+		e.dev, e.going = dev, true
+		go e.run()
+	}
 }
 
 func (e *events) close() {
@@ -56,9 +68,12 @@ func (e *events) close() {
 		return
 	}
 	e.closed = true
+	going := e.going
 	e.mu.Unlock()
 	close(e.stop)
-	<-e.done
+	if going {
+		<-e.done
+	}
 }
 
 // add queues an event. One that says the same as the last is dropped.
@@ -159,6 +174,7 @@ func (e *events) serve() error {
 
 // An order to the helper. Names need not be UTF-8.
 type order struct {
+	Dev         uint64 // of the mount
 	Kind        objstore.EventKind
 	Ino         objstore.Ino
 	Type        uint32
@@ -167,7 +183,7 @@ type order struct {
 }
 
 func (e *events) tell(in io.Writer, answers *bufio.Reader, ev objstore.Event) error {
-	b, err := json.Marshal(order{ev.Kind, ev.Ino, ev.Type, ev.Dir, ev.NewDir, []byte(ev.Name), []byte(ev.NewName)})
+	b, err := json.Marshal(order{e.dev, ev.Kind, ev.Ino, ev.Type, ev.Dir, ev.NewDir, []byte(ev.Name), []byte(ev.NewName)})
 	if err != nil {
 		return err
 	}

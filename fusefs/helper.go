@@ -22,10 +22,6 @@ import (
 func Helper(point string, in io.Reader, out io.Writer) error {
 	runtime.LockOSThread() // the mount knows us by the thread
 	defer runtime.UnlockOSThread()
-	var st unix.Stat_t
-	if err := unix.Stat(point, &st); err != nil {
-		return fmt.Errorf("stat %s: %w", point, err)
-	}
 	if _, err := fmt.Fprintln(out, unix.Gettid()); err != nil {
 		return err
 	}
@@ -41,7 +37,7 @@ func Helper(point string, in io.Reader, out io.Writer) error {
 		var o order
 		err = json.Unmarshal(line, &o)
 		if err == nil {
-			err = repeat(point, st.Dev, &o)
+			err = repeat(point, &o)
 		}
 		answer := "ok"
 		if err != nil {
@@ -54,15 +50,15 @@ func Helper(point string, in io.Reader, out io.Writer) error {
 }
 
 // repeat makes the system call of an event. The mount point is opened each
-// time, so that it does not stay busy.
-func repeat(point string, dev uint64, o *order) error {
+// time and not before, so that it is not busy.
+func repeat(point string, o *order) error {
 	top, err := unix.Open(point, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(top)
 	var st unix.Stat_t
-	if err := unix.Fstat(top, &st); err != nil || st.Dev != dev {
+	if err := unix.Fstat(top, &st); err != nil || st.Dev != o.Dev {
 		return fmt.Errorf("%s is another file system: %w", point, err)
 	}
 	open := func(ino objstore.Ino) (int, error) {

@@ -128,7 +128,14 @@ func Mount(mountpoint string, fs *cachefs.FS, o Options) (*Mounted, error) {
 	if err := server.WaitMount(); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount %s: %w", point, err), m.UnmountLazily())
 	}
-	if err := setReadAhead(point, o.ReadAhead); err != nil {
+	var st unix.Stat_t
+	if err := unix.Stat(point, &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("mount %s: %w", point, err), m.UnmountLazily())
+	}
+	if m.events != nil {
+		m.events.start(st.Dev)
+	}
+	if err := setReadAhead(st.Dev, o.ReadAhead); err != nil {
 		o.Log.Warn("the kernel keeps its read-ahead", "mountpoint", point, "err", err)
 	}
 	return m, nil
@@ -193,12 +200,8 @@ func keepFromChildren() error {
 
 // setReadAhead raises the kernel's limit for this mount, which starts at 128 KiB
 // whatever FUSE asks for.
-func setReadAhead(point string, bytes int) error {
-	var st unix.Stat_t
-	if err := unix.Stat(point, &st); err != nil {
-		return err
-	}
-	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+func setReadAhead(dev uint64, bytes int) error {
+	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(dev), unix.Minor(dev))
 	return os.WriteFile(path, fmt.Appendf(nil, "%d", bytes>>10), 0)
 }
 
