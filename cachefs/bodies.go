@@ -14,7 +14,7 @@ import (
 
 // keep offers a copy of a chunk's first bytes to what keeps them near.
 func (fs *FS) keep(id objstore.ChunkID, data []byte) {
-	if fs.opt.Bodies != nil && !id.Sealed() {
+	if fs.opt.Bodies != nil && !id.Sealed() && !fs.opt.Local(id) {
 		fs.opt.Bodies.Put(id, bytes.Clone(data))
 	}
 }
@@ -22,7 +22,7 @@ func (fs *FS) keep(id objstore.ChunkID, data []byte) {
 // fetch fills a part of a read from near, or else from the store.
 func (fs *FS) fetch(ctx context.Context, j fetch) error {
 	near := fs.opt.Bodies
-	if near == nil || j.id.Sealed() {
+	if near == nil || j.id.Sealed() || fs.opt.Local(j.id) {
 		return fs.store.ReadChunk(ctx, j.id, j.off, j.p)
 	}
 	if near.Get(j.id, j.off, j.p) {

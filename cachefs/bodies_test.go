@@ -109,6 +109,28 @@ func TestBodiesNear(t *testing.T) {
 	readAll(0, "read before")
 }
 
+// TestLocalIsNotKept: what the host has anyway is not kept a second time, nor fetched
+// whole for a part of it.
+func TestLocalIsNotKept(t *testing.T) {
+	near := &memory{}
+	b := newFS(t, Options{Bodies: near, Local: func(objstore.ChunkID) bool { return true }})
+	ino, h := b.create("a")
+	mail := random(rand.New(rand.NewSource(1)), 2<<20)
+	b.write(h, mail, 0)
+	if err := h.Fsync(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	h.Release()
+	h = b.open(ino)
+	b.want(h, mail)
+	h.Release()
+	near.Range(func(id, _ any) bool { t.Errorf("chunk %v is kept", id); return true })
+	var w Warming
+	if err := b.fs.Warm(b.ctx, &w, 1<<40, ino); err != nil || w.So(1).Near != uint64(len(mail)) {
+		t.Errorf("warmed: %+v, %v", w.So(1), err)
+	}
+}
+
 // TestPartsAtOnce reads a large file in small parts, everywhere at once.
 func TestPartsAtOnce(t *testing.T) {
 	b := newFS(t, Options{Bodies: newBodies(t, t.TempDir())})

@@ -23,13 +23,14 @@ type Bodies interface {
 
 // Options of an FS. The zero value means the defaults.
 type Options struct {
-	DirtyMax     int64           // bytes of buffered writes over all files; 64 MiB
-	DirtyPerFile int64           // the same of one file; 16 MiB
-	Uploads      int             // chunks on their way to the data pool at a time; 8
-	DirSync      bool            // every change waits until it is Committed
-	Bodies       Bodies          // what was read and written, kept on this host; nil: none
-	Log          *slog.Logger    // slog.Default()
-	Base         context.Context // of background work; context.Background(). Its cancellation is ignored: Close ends the work
+	DirtyMax     int64                       // bytes of buffered writes over all files; 64 MiB
+	DirtyPerFile int64                       // the same of one file; 16 MiB
+	Uploads      int                         // chunks on their way to the data pool at a time; 8
+	DirSync      bool                        // every change waits until it is Committed
+	Bodies       Bodies                      // what was read and written, kept on this host; nil: none
+	Local        func(objstore.ChunkID) bool // chunks that are on this host anyway, so that Bodies is not for them; nil: none are
+	Log          *slog.Logger                // slog.Default()
+	Base         context.Context             // of background work; context.Background(). Its cancellation is ignored: Close ends the work
 }
 
 func (o Options) withDefaults() Options {
@@ -41,6 +42,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Uploads == 0 {
 		o.Uploads = 8
+	}
+	if o.Local == nil {
+		o.Local = func(objstore.ChunkID) bool { return false }
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()

@@ -87,7 +87,7 @@ func (fs *FS) warmFile(ctx context.Context, w *Warming, max uint64, ino objstore
 				continue
 			}
 			b := fs.opt.Bodies
-			if b != nil && b.Has(e.Chunk, e.ChunkOff+e.Len) {
+			if b != nil && (fs.opt.Local(e.Chunk) || b.Has(e.Chunk, e.ChunkOff+e.Len)) {
 				w.near.Add(uint64(e.Len))
 				continue
 			}

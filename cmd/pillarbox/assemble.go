@@ -82,8 +82,7 @@ func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger)
 	if err = s.openKeys(d, opt, log); err != nil {
 		return nil, err
 	}
-	s.fs, err = cachefs.New(s.sealed, cachefs.Options{DirSync: opt.dirSync, Log: log, Base: ctx})
-	return s, err
+	return s, s.openFS(ctx, opt, log)
 }
 
 // found makes a new account encrypted, where that is wanted.

@@ -1,21 +1,23 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"math"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
+	"pillarbox/cachefs"
 	"pillarbox/cachefs/diskcache"
 )
 
-// cacheOptions are those of the caches of a cluster's mount, as given.
+// cacheOptions are those of a mount's caches, as given.
 type cacheOptions struct{ dir, size, free, memory string }
 
 func cacheFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "cache-dir", Usage: "with --conf: existing `DIR` of this host to keep message bodies in; see docs/cache.md"},
+		&cli.StringFlag{Name: "cache-dir", Usage: "existing `DIR` of this host to keep message bodies in that lie elsewhere: in a cluster, in a pool outside; see docs/cache.md"},
 		&cli.StringFlag{Name: "cache-size", Value: "10GiB", Usage: "how many `BYTES` of disk --cache-dir may take"},
 		&cli.StringFlag{Name: "cache-free", Value: "1GiB", Usage: "how many `BYTES` of that disk are left free"},
 		&cli.StringFlag{Name: "cache-memory", Value: "64MiB", Usage: "with --conf: how many `BYTES` of memory names, attributes and the like may take"},
@@ -69,15 +71,15 @@ func (o *cacheOptions) check(up *upOptions) error {
 	if _, err := o.bytes(); err != nil || o.dir == "" {
 		return err
 	}
-	if up.conf == "" {
-		return usageError("--cache-dir is for a cluster's mount, with --conf: a store with --data is on this host already")
-	}
 	var err error
 	if o.dir, err = absolute(o.dir); err != nil {
 		return usageError("--cache-dir: %v", err)
 	}
 	if within(o.dir, up.point) {
 		return usageError("--cache-dir %s lies in the mount that it is for", o.dir)
+	}
+	if up.data != "" && within(o.dir, up.data) {
+		return usageError("--cache-dir %s lies in the data directory", o.dir)
 	}
 	_, err = o.options("any", nil)
 	return err
@@ -91,10 +93,26 @@ func (o *cacheOptions) args() []string {
 	return append(args, "--cache-dir", o.dir, "--cache-size", o.size, "--cache-free", o.free)
 }
 
+// openFS opens what a mount serves, over the open store, with its disk cache.
+func (s *stack) openFS(ctx context.Context, opt upOptions, log *slog.Logger) (err error) {
+	if err := s.openCache(opt.cache, log); err != nil {
+		return err
+	}
+	o := cachefs.Options{DirSync: opt.dirSync, DirtyPerFile: opt.dirtyPerFile, Local: s.client.Local, Log: log, Base: ctx}
+	if s.cache != nil {
+		o.Bodies = s.sealed.Bodies(s.cache, s.client.Local)
+	}
+	s.fs, err = cachefs.New(s.sealed, o)
+	return err
+}
+
 // openCache opens the disk cache of a mount; nil: it has none.
 func (s *stack) openCache(o cacheOptions, log *slog.Logger) error {
 	if o.dir == "" {
 		return nil
+	}
+	if s.osd != nil && !s.cmap.HasOutside() {
+		return usageError("--cache-dir: the store has no pool outside (--pool), so all bodies are on this host already")
 	}
 	opt, err := o.options(s.cmap.FSID, log)
 	if err != nil {

@@ -23,7 +23,7 @@ func cacheCommand() *cli.Command {
 			Flags: []cli.Flag{format}, Action: runCacheStats,
 		},
 		{
-			Name: "drop", Usage: "forget what is kept of what lies below some paths of a cluster's mount", ArgsUsage: "PATH...",
+			Name: "drop", Usage: "forget what is kept of what lies below some paths of a mount", ArgsUsage: "PATH...",
 			Description: "Bodies in the disk cache and in the kernel's memory, and names and attributes of the accounts that they\n" +
 				"lie in. What is not committed yet stays; everything comes again when it is asked for.",
 			Flags: []cli.Flag{format}, Action: runCacheDrop,
@@ -93,8 +93,8 @@ func writeCaches(w io.Writer, list []cacheReport) error {
 		}
 		d := r.Cache
 		switch {
-		case r.Client == nil:
-			row("disk cache", "none: the store is on this host")
+		case d == nil && r.Client == nil:
+			row("disk cache", "none: the store is on this host; of bodies in a pool outside --cache-dir keeps some")
 			continue
 		case d == nil:
 			row("disk cache", "none; --cache-dir of the mount makes one")
@@ -123,8 +123,8 @@ func (a *admin) serveDrop(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if a.s.osd != nil {
-		http.Error(w, "a store of one host keeps nothing beside itself", http.StatusBadRequest)
+	if a.s.osd != nil && a.s.cache == nil {
+		http.Error(w, "a store of one host without --cache-dir keeps nothing beside itself", http.StatusBadRequest)
 		return
 	}
 	var out cacheDropped

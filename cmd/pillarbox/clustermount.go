@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pillarbox/cachefs"
 	"pillarbox/objstore"
 	"pillarbox/objstore/client"
 	"pillarbox/objstore/pool/layer"
@@ -141,14 +140,7 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 		})
 	}()
 	s.closers = append(s.closers, func() error { stop(); <-ended; return nil })
-	if err := s.openCache(opt.cache, log); err != nil {
-		return nil, err
-	}
-	fsOpt := cachefs.Options{DirSync: opt.dirSync, DirtyPerFile: opt.dirtyPerFile, Log: log, Base: ctx}
-	if s.cache != nil {
-		fsOpt.Bodies = s.sealed.Bodies(s.cache)
-	}
-	if s.fs, err = cachefs.New(s.sealed, fsOpt); err != nil {
+	if err = s.openFS(ctx, opt, log); err != nil {
 		return nil, err
 	}
 	s.client.SetWatcher(s.sealed.Watcher(s.fs))

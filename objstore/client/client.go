@@ -149,6 +149,13 @@ func (c *Client) Map() *objstore.Map { return c.now.Load().Map }
 // Forget drops what is known of names, attributes and extents in the volumes that in says.
 func (c *Client) Forget(in func(objstore.VolumeID) bool) { c.cache.void(in) }
 
+// Local says whether the bytes of a chunk are on this host: those of the embedded
+// store are that lie in no pool outside.
+func (c *Client) Local(id objstore.ChunkID) bool {
+	e := c.now.Load()
+	return e.only != nil && e.OutsideOf(id) == nil
+}
+
 // Session implements objstore.Store.
 func (c *Client) Session() objstore.Session { return c.session }
 

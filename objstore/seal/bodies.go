@@ -19,9 +19,11 @@ type Bodies interface {
 
 // Bodies has bodies kept in next: those of encrypted volumes by the Store, which
 // are sealed, and through what it returns those of volumes that are known not to be
-// encrypted. What comes to that is plain text. It is called before the first request.
-func (s *Store) Bodies(next Bodies) *PlainBodies {
-	s.near = next
+// encrypted. What comes to that is plain text. Chunks that are local are on this host
+// anyway: the Store neither keeps them nor looks for them in next. It is called before
+// the first request.
+func (s *Store) Bodies(next Bodies, local func(objstore.ChunkID) bool) *PlainBodies {
+	s.near, s.local = next, local
 	return &PlainBodies{next, s}
 }
 
@@ -61,7 +63,7 @@ func (b *PlainBodies) Room() { b.next.Room() }
 
 // keep keeps a sealed body near, whose bytes must not be changed any more.
 func (s *Store) keep(id objstore.ChunkID, stored []byte) {
-	if s.near != nil {
+	if s.near != nil && !s.local(id) {
 		s.near.Put(id, stored)
 	}
 }
@@ -84,7 +86,7 @@ type source func(ctx context.Context, id objstore.ChunkID, off uint32, p []byte)
 
 // readSealed reads from near, or else from below.
 func (s *Store) readSealed(ctx context.Context, key []byte, id objstore.ChunkID, off int, p []byte) error {
-	if s.near == nil {
+	if s.near == nil || s.local(id) {
 		return s.openFrom(ctx, s.Base.ReadChunk, key, id, off, p)
 	}
 	err := s.openFrom(ctx, s.readNear, key, id, off, p)

@@ -37,13 +37,15 @@ func (m *memory) all() (list []objstore.ChunkID) {
 	return list
 }
 
+func nowhere(objstore.ChunkID) bool { return false }
+
 // TestKeptNear writes and reads with a cache of bodies: it gets those of a plain
 // volume as they are, and those of an encrypted one sealed.
 func TestKeptNear(t *testing.T) {
 	_, sealed, _ := encrypted(t)
 	for what, s := range map[string]*seal.Store{"encrypted": sealed, "plain": open(t, storetest.New(), "")} {
 		near := &memory{}
-		fs, err := cachefs.New(s, cachefs.Options{Bodies: s.Bodies(near)})
+		fs, err := cachefs.New(s, cachefs.Options{Bodies: s.Bodies(near, nowhere)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +97,7 @@ func TestReadFromNear(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Bodies(near)
+	s.Bodies(near, nowhere)
 	list, err := s.Extents(t.Context(), ino, 0, n)
 	if err != nil || len(list) != 1 {
 		t.Fatal(list, err)
@@ -117,7 +119,7 @@ func TestReadFromNear(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fresh.Bodies(near)
+	fresh.Bodies(near, nowhere)
 	reads("started anew, the store away", fresh)
 	d.away = false
 	b, _ := near.Load(id)
@@ -136,9 +138,38 @@ func TestReadFromNear(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newest.Bodies(near)
+	newest.Bodies(near, nowhere)
 	reads("damaged near from its head on", newest)
 	if b, ok := near.Load(id); !ok || bytes.Equal(b.([]byte), bad) {
 		t.Error("the damaged body stays near")
+	}
+}
+
+// TestLocalIsNotKept: of chunks that are on this host anyway neither what is written
+// nor what is read is kept, and no more of them is read than was asked for.
+func TestLocalIsNotKept(t *testing.T) {
+	mem, _, path := encrypted(t)
+	d, near := &deaf{base: base{mem, unlocked{}, sessions.Add(1)}}, &memory{}
+	s, err := seal.New(d, path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs, err := cachefs.New(s, cachefs.Options{Bodies: s.Bodies(near, func(objstore.ChunkID) bool { return true })})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{5000, 1 << 20} {
+		ino := create(t, fs, string(rune('a'+n%26)), marked(n))
+		for range 2 {
+			if got, err := read(fs, ino, n); err != nil || !bytes.Equal(got, marked(n)) {
+				t.Errorf("%d bytes read, %v", len(got), err)
+			}
+		}
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if kept := near.all(); len(kept) > 0 {
+		t.Errorf("%d chunks were kept", len(kept))
 	}
 }

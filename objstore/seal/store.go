@@ -38,8 +38,9 @@ type Store struct {
 	heads  heads
 	bodies atomic.Uint64 // sealed bodies named in this session
 
-	near  Bodies             // keeps sealed bodies on this host; nil: none
-	fills singleflight.Group // bodies being read whole, to be kept
+	near  Bodies                      // keeps sealed bodies on this host; nil: none
+	local func(objstore.ChunkID) bool // of which chunks it need not; never nil where near is not
+	fills singleflight.Group          // bodies being read whole, to be kept
 
 	mu     sync.Mutex // a leaf
 	master *MasterKeys
