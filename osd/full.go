@@ -92,8 +92,13 @@ func (f *fullness) check(pending int64, ratios objstore.Ratios) error {
 }
 
 // roomToGrow is nil while the OSD may take what makes it grow. One host's store
-// goes by the reserve alone.
+// goes by the reserve alone, and by what waits to be shipped.
 func (o *OSD) roomToGrow() error {
+	if o.opt.Grow != nil {
+		if err := o.opt.Grow(); err != nil {
+			return err
+		}
+	}
 	ratios := objstore.Ratios{NearFull: 1, Full: 1}
 	if o.opt.Peers != nil {
 		ratios = o.Map().Ratios

@@ -76,6 +76,9 @@ type Options struct {
 	// Shipped, unless nil, returns once the log up to a position is outside; what
 	// is Committed waits for it.
 	Shipped func(ctx context.Context, upTo uint64) error
+	// Grow, unless nil, says why nothing may be taken that makes the store grow, as
+	// when too much waits to be shipped: NoSpace, as of a full disk. It is asked often.
+	Grow func() error
 
 	// LeftoverAfter is how long a chunk that a dead client never named is kept at
 	// least, from when scrub found it on; orphans are kept that long, or a minute.

@@ -238,7 +238,9 @@ func (a *admin) status(ctx context.Context) *statusReport {
 	}
 	if a.s.osd != nil {
 		problem(a.osdHealth())
-		problem(a.s.ship.health())
+		for _, err := range a.s.ship.health() {
+			problem(err)
+		}
 	}
 	if cl := a.s.client.Stats(); cl.GroupsAway > 0 {
 		problem(fmt.Errorf("%d of %d placement groups of volumes cannot be reached; %d OSDs do not answer", cl.GroupsAway, cl.Groups, cl.OSDsSilent))

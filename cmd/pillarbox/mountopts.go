@@ -66,6 +66,8 @@ func (o *upOptions) parseMountOption(name, value string) error {
 		o.encrypt = true
 	case "durability":
 		o.ship.durability = value
+	case "backlog":
+		o.ship.backlog = value
 	case "ship":
 		o.ship.to = value
 	case "pool":

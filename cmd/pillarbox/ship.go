@@ -29,17 +29,21 @@ const (
 	remoteTime    = 2 * time.Minute // how long a change waits for the outside store
 	shipPatience  = 30 * time.Second
 	startPatience = 5 * time.Second
+
+	defaultBacklog = "10GiB"
+	backlogOff     = "off"
 )
 
 func shipFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "durability", Value: durabilityLocal, Usage: "with --pool: `WHERE` a message must be before it is acknowledged: local (this disk; outside a second later) or remote (in the outside pool)"},
+		&cli.StringFlag{Name: "backlog", Value: defaultBacklog, Usage: "of a store that is shipped: `SIZE` of what may wait for the outside pool before no more mail is taken (ENOSPC), or off"},
 		&cli.StringFlag{Name: "ship", Usage: "with --data: `NAME` of the outside pool that everything is shipped to, for 'pillarbox rebuild', or off (default: the first)"},
 	}
 }
 
 // shipOptions are those of up and mount about shipping.
-type shipOptions struct{ durability, to string }
+type shipOptions struct{ durability, to, backlog string }
 
 const shipOff = "off"
 
@@ -51,6 +55,15 @@ func (o *upOptions) checkShip(c *cli.Context) error {
 	if c.IsSet("ship") {
 		s.to = c.String("ship")
 	}
+	if c.IsSet("backlog") || s.backlog == "" {
+		s.backlog = c.String("backlog")
+	}
+	if _, err := s.limit(); err != nil {
+		return err
+	}
+	if s.backlog != defaultBacklog && len(o.pools) == 0 {
+		return usageError("--backlog needs --pool NAME=FILE")
+	}
 	switch s.durability {
 	case durabilityLocal, durabilityRemote, "":
 	default:
@@ -58,8 +71,8 @@ func (o *upOptions) checkShip(c *cli.Context) error {
 	}
 	remote := s.durability == durabilityRemote
 	switch {
-	case (remote || s.to != "") && o.conf != "":
-		return usageError("--durability remote and --ship are for stores of one host")
+	case (remote || s.to != "" || s.backlog != defaultBacklog) && o.conf != "":
+		return usageError("--durability remote, --ship and --backlog are for stores of one host")
 	case remote && (len(o.pools) == 0 || s.to == shipOff):
 		return usageError("--durability remote needs --pool NAME=FILE, and shipping")
 	case s.to != "" && s.to != shipOff && o.pools[s.to] == "":
@@ -68,7 +81,22 @@ func (o *upOptions) checkShip(c *cli.Context) error {
 	return nil
 }
 
+// limit is how many bytes may wait to be shipped; 0: any number.
+func (s shipOptions) limit() (uint64, error) {
+	if s.backlog == backlogOff {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(s.backlog)
+	if err != nil || n == 0 {
+		return 0, usageError("--backlog %q: must be a number of bytes, as in %s, or off", s.backlog, defaultBacklog)
+	}
+	return n, nil
+}
+
 func (s shipOptions) args() (args []string) {
+	if s.backlog != defaultBacklog {
+		args = append(args, "--backlog", s.backlog)
+	}
 	if s.durability == durabilityRemote {
 		args = append(args, "--durability", s.durability)
 	}
@@ -83,7 +111,8 @@ type shipping struct {
 	state *ship.State // nil: it is not shipped
 	pool  *objstore.Pool
 	files poolFiles
-	armed atomic.Bool // Committed waits for the outside store
+	armed atomic.Bool   // Committed waits for the outside store
+	limit atomic.Uint64 // of Behind; 0: none, or not yet
 	*ship.Shipper
 }
 
@@ -127,7 +156,7 @@ func (sh *shipping) options(o osd.Options) osd.Options {
 		return o
 	}
 	keep := sh.state.Pos.To
-	o.Keep = &keep
+	o.Keep, o.Grow = &keep, sh.mayGrow
 	o.Shipped = func(ctx context.Context, upTo uint64) error {
 		if !sh.armed.Load() {
 			return nil
@@ -137,6 +166,28 @@ func (sh *shipping) options(o osd.Options) osd.Options {
 		return sh.Wait(ctx, upTo)
 	}
 	return o
+}
+
+// bound makes mail be refused from now on while too much waits to be shipped. What a
+// start has to write is not.
+func (sh *shipping) bound(opt shipOptions) error {
+	if sh.Shipper == nil {
+		return nil
+	}
+	limit, err := opt.limit()
+	sh.limit.Store(limit)
+	return err
+}
+
+// mayGrow refuses mail when as much waits to be shipped as may. What is refused is
+// what a full disk refuses, too: mail servers keep the message, and users can go on
+// reading and removing.
+func (sh *shipping) mayGrow() error {
+	limit := sh.limit.Load()
+	if limit == 0 || sh.Behind() < limit {
+		return nil
+	}
+	return fmt.Errorf("%s wait for pool %s, the limit is %s: %w", humanize.IBytes(sh.Behind()), sh.state.Pool, humanize.IBytes(limit), objstore.NoSpace)
 }
 
 // shipped is what a store is beside its state, for a rebuild.
@@ -234,15 +285,31 @@ func (sh *shipping) arm(ctx context.Context, log *slog.Logger) error {
 }
 
 // health says what is wrong with shipping.
-func (sh *shipping) health() error {
+func (sh *shipping) health() []error {
 	if sh == nil || sh.Shipper == nil {
 		return nil
 	}
+	return []error{sh.stuck(), sh.backlog()}
+}
+
+func (sh *shipping) stuck() error {
 	err, since := sh.Health()
 	if err == nil || time.Since(since) < shipPatience && !errors.Is(err, objstore.Fenced) {
 		return nil
 	}
-	return fmt.Errorf("nothing was shipped to pool %s for %v, %s of the log wait: %w", sh.state.Pool, time.Since(since).Round(time.Second), humanize.IBytes(sh.Behind()), err)
+	return fmt.Errorf("POOL_BEHIND: nothing was shipped to pool %s for %v, %s of the log wait: %w", sh.state.Pool, time.Since(since).Round(time.Second), humanize.IBytes(sh.Behind()), err)
+}
+
+// backlog says when what waits is at its limit, or will soon be.
+func (sh *shipping) backlog() error {
+	behind, limit := sh.Behind(), sh.limit.Load()
+	switch {
+	case limit == 0 || behind < limit/2:
+		return nil
+	case behind < limit:
+		return fmt.Errorf("POOL_BACKLOG: %s wait for pool %s; no mail is taken from %s on", humanize.IBytes(behind), sh.state.Pool, humanize.IBytes(limit))
+	}
+	return fmt.Errorf("POOL_BACKLOG_FULL: no mail is taken: %s wait for pool %s, the limit is %s", humanize.IBytes(behind), sh.state.Pool, humanize.IBytes(limit))
 }
 
 // guarded is an outside store where chunks are removed only when what was shipped

@@ -293,6 +293,9 @@ func start(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger, sig
 		err = s.sealed.Encrypt(ctx)
 	}
 	if err == nil {
+		err = s.ship.bound(opt.ship)
+	}
+	if err == nil {
 		err = s.mountAt(ctx, opt.point, d.path, opt, log)
 	}
 	if err != nil {

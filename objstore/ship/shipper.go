@@ -124,6 +124,9 @@ func Start(ctx context.Context, src Source, opt Options) *Shipper {
 		opt: opt, log: opt.Log, src: src, pos: opt.State.Pos.To, changed: make(chan struct{}),
 		now: make(chan struct{}, 1), tried: make(chan struct{}), fenced: make(chan struct{}), ending: make(chan struct{}),
 	}
+	if s.pos == 0 { // all that was logged before is for the first checkpoint
+		s.pos = src.LoggedTo()
+	}
 	run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	s.wg.Go(func() { s.loop(run) })

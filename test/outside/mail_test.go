@@ -28,10 +28,11 @@ type host struct {
 	node   *harness.Node
 	config string   // the file with the pool's settings
 	access []string // the flags for keys and pool
+	args   []string // these and all others of `up`
 	pool   pool.Store
 }
 
-func newHost(t *testing.T, kind string, settings map[string]string) *host {
+func newHost(t *testing.T, kind string, settings map[string]string, args ...string) *host {
 	t.Helper()
 	h := &host{T: t}
 	dir := t.TempDir()
@@ -48,7 +49,8 @@ func newHost(t *testing.T, kind string, settings map[string]string) *host {
 	keys := filepath.Join(dir, "keys")
 	h.run("key", "create", "--key-file", keys)
 	h.access = []string{"--key-file", keys, "--pool", "cloud=" + h.config}
-	h.node = harness.Start(t, harness.Options{Args: append([]string{"--s3", "off", "--encrypt"}, h.access...)})
+	h.args = append(append([]string{"--s3", "off", "--encrypt"}, h.access...), args...)
+	h.node = harness.Start(t, harness.Options{Args: h.args})
 	if h.pool, err = types.All()[kind].Open(t.Context(), settings); err != nil {
 		t.Fatal(err)
 	}

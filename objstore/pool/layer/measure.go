@@ -43,9 +43,9 @@ type Stats struct {
 func (s *Stats) Problem() error {
 	switch {
 	case s.Away != "":
-		return fmt.Errorf("pool %q does not answer: %s", s.Pool, s.Away)
+		return fmt.Errorf("POOL_AWAY: pool %q does not answer: %s", s.Pool, s.Away)
 	case time.Now().Before(s.Slowed):
-		return fmt.Errorf("pool %q wants fewer requests: %d were refused for that", s.Pool, s.Throttled)
+		return fmt.Errorf("POOL_SLOW: pool %q wants fewer requests: %d were refused for that", s.Pool, s.Throttled)
 	}
 	return nil
 }
