@@ -185,6 +185,40 @@ func TestFreeGivesSpaceBackAndRemovesEmptySegments(t *testing.T) {
 	}
 }
 
+// TestLastSmallChunkOfASegmentStays: one that takes as little as a filesystem may
+// keep for itself is no empty segment.
+func TestLastSmallChunkOfASegmentStays(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	var locs []Loc
+	for i := range 3 {
+		loc, err := s.Append(Resident, chunk(i), body(uint64(i), 100))
+		if err != nil {
+			t.Fatal(err)
+		}
+		locs = append(locs, loc)
+	}
+	if err := s.Sync(Resident); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir) // what is appended from now on goes to another segment
+	if err := s.Free(locs[:2]); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(locs[2], chunk(2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Free(locs[2:]); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := os.ReadDir(dir); err != nil || len(n) != 0 {
+		t.Fatalf("%d segments left, %v", len(n), err)
+	}
+}
+
 func TestConcurrentAppendAndSync(t *testing.T) {
 	s := open(t, t.TempDir())
 	var wg sync.WaitGroup

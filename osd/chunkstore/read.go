@@ -130,18 +130,19 @@ func (s *Store) removeIfEmpty(seg *segment) error {
 	st := &s.streams[seg.stream]
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if seg == st.active || st.syncing {
+	if seg == st.active || st.syncing || st.inflight > 0 {
 		return nil
 	}
 	if _, dirty := st.dirty[seg]; dirty {
 		return nil
 	}
-	var stat unix.Stat_t
-	if err := unix.Fstat(int(seg.f.Fd()), &stat); err != nil {
-		return fmt.Errorf("stat %s: %w", seg.path, err)
-	}
-	if stat.Blocks*512 > 2*align { // the header's block, and what the filesystem keeps for itself
+	// How many blocks it has does not say: filesystems count some of their own, as
+	// many as a small chunk takes.
+	switch _, err := unix.Seek(int(seg.f.Fd()), align, unix.SEEK_DATA); {
+	case err == nil:
 		return nil
+	case !errors.Is(err, unix.ENXIO):
+		return fmt.Errorf("look for chunks in %s: %w", seg.path, err)
 	}
 	s.segMu.Lock()
 	defer s.segMu.Unlock()
