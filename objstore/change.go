@@ -189,6 +189,14 @@ type PendVolume struct {
 	Done bool
 }
 
+// Reparent tells a volume which directory of the root volume its name is in, since
+// the name can move there and the volume not hear of it. Nothing happens if it takes
+// another than From for its parent by now; the result says which.
+type Reparent struct {
+	Vol      VolumeID
+	From, To Ino
+}
+
 // FreeChunks ends the note of data-pool chunks that were removed from the pool.
 type FreeChunks struct {
 	Vol    VolumeID
@@ -212,6 +220,7 @@ func (AttachVolume) Volume() VolumeID  { return RootVolume }
 func (c SealVolume) Volume() VolumeID  { return c.Vol }
 func (c DropVolume) Volume() VolumeID  { return c.Vol }
 func (PendVolume) Volume() VolumeID    { return RootVolume }
+func (c Reparent) Volume() VolumeID    { return c.Vol }
 func (c FreeChunks) Volume() VolumeID  { return c.Vol }
 
 // CheckName refuses names no directory can hold: empty, ".", "..", with a

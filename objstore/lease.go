@@ -122,6 +122,8 @@ func EventsOf(c Change, r Result) []Event {
 		return []Event{{Kind: Touched, Ino: c.Ino, Type: kind}}
 	case MoveChunk:
 		return []Event{{Kind: Touched, Ino: c.Ino, Type: kind}}
+	case Reparent:
+		return []Event{{Kind: Touched, Ino: VolumeRoot(c.Vol)}}
 	case SetXattr:
 		return []Event{{Kind: Touched, Ino: c.Ino}}
 	case RemoveXattr:

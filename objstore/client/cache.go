@@ -322,7 +322,7 @@ func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore
 		if s, ok := wholeFile(ch, r); ok {
 			c.setSpan(q.of, ch.Ino, s)
 		}
-	case objstore.Share, objstore.SetAttr, objstore.MoveChunk:
+	case objstore.Share, objstore.SetAttr, objstore.MoveChunk, objstore.Reparent:
 		c.setAttr(q.of, r.Attr)
 	}
 	c.bound()

@@ -184,7 +184,11 @@ func (c *Client) Lookup(ctx context.Context, dir objstore.Ino, name string) (obj
 	if e.Attr != nil {
 		return *e.Attr, nil
 	}
-	return c.GetAttr(ctx, e.Ino)
+	a, err := c.GetAttr(ctx, e.Ino)
+	if err == nil && a.Parent != dir && e.Ino.IsVolumeRoot() {
+		return c.reparent(ctx, dir, name, a), nil
+	}
+	return a, err
 }
 
 // GetAttr implements objstore.Store.
@@ -269,7 +273,11 @@ func (c *Client) Apply(ctx context.Context, ch objstore.Change, p objstore.Promi
 				return c.rmdirInRoot(ctx, ch, p)
 			}
 		case objstore.Rename:
-			return c.renameInRoot(ctx, ch, p)
+			res, err := c.renameInRoot(ctx, ch, p)
+			if err == nil {
+				c.moved(ctx, ch, res)
+			}
+			return res, err
 		}
 	}
 	res, err := c.apply(ctx, ch, p)

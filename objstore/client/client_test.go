@@ -180,6 +180,51 @@ func TestRenameAndRemoveAccounts(t *testing.T) {
 	clean(t, o)
 }
 
+// What ".." means in an account follows its name, also when the client died before it
+// told the account.
+func TestParentOfAMovedAccount(t *testing.T) {
+	f := &failing{OSD: openOSD(t), left: -1}
+	c := newClient(t, f)
+	one, two := mustMkdir(t, c, root, "one.org"), mustMkdir(t, c, root, "two.org")
+	alice, bob := mustMkdir(t, c, one, "alice"), mustMkdir(t, c, two, "bob")
+	parent := func(ino, want objstore.Ino) {
+		t.Helper()
+		if a, err := c.GetAttr(t.Context(), ino); err != nil || a.Parent != want {
+			t.Fatalf("parent %v, want %v; %v", a.Parent, want, err)
+		}
+	}
+	if err := rename(c, one, "alice", two, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	parent(alice, two)
+	exchange := objstore.Rename{OldParent: two, OldName: "alice", NewParent: root, NewName: "one.org", Exchange: true}
+	if _, err := c.Apply(t.Context(), exchange, objstore.Ordered); err != nil {
+		t.Fatal(err)
+	}
+	parent(alice, root)
+	exchange = objstore.Rename{OldParent: root, OldName: "alice", NewParent: two, NewName: "bob", Exchange: true}
+	if err := rename(c, root, "one.org", root, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Apply(t.Context(), exchange, objstore.Ordered); err != nil {
+		t.Fatal(err)
+	}
+	parent(alice, two)
+	parent(bob, root)
+
+	f.left = 1
+	if err := rename(c, two, "bob", one, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	f.left = -1
+	parent(alice, two)
+	if a, err := c.Lookup(t.Context(), one, "alice"); err != nil || a.Ino != alice || a.Parent != one {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	parent(alice, one)
+	clean(t, f.OSD)
+}
+
 // The files of a removed account stay until the last one is closed.
 func TestRemovedAccountKeepsItsOpenFiles(t *testing.T) {
 	o := openOSD(t)

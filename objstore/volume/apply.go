@@ -77,6 +77,8 @@ func apply(v View, c objstore.Change, now int64) (*tx, objstore.Result, error) {
 		res, err = t.pendVolume(c)
 	case objstore.SealVolume:
 		res, err = t.sealVolume(c)
+	case objstore.Reparent:
+		res, err = t.reparent(c)
 	default:
 		err = objstore.Unsupported
 	}

@@ -140,6 +140,23 @@ func (t *tx) sealVolume(c objstore.SealVolume) (res objstore.Result, err error) 
 	return res, nil
 }
 
+// reparent leaves the times alone: what it mends may be old.
+func (t *tx) reparent(c objstore.Reparent) (res objstore.Result, err error) {
+	if c.Vol == objstore.RootVolume || c.To.Volume() != objstore.RootVolume {
+		return res, objstore.Invalid
+	}
+	root, err := t.live(objstore.VolumeRoot(c.Vol))
+	if err != nil {
+		return res, err
+	}
+	if root.Parent == c.From && root.Parent != c.To {
+		root.Parent = c.To
+		root.dirty = true
+	}
+	res.Attr = root.Attr
+	return res, nil
+}
+
 // freeChunks works also when the volume was dropped meanwhile.
 func freeChunks(v View, c objstore.FreeChunks, now int64) (*tx, objstore.Result, error) {
 	t := &tx{v: v, now: now, id: c.Vol}

@@ -250,6 +250,20 @@ func TestVolumes(t *testing.T) {
 	s.must(objstore.Rename{OldParent: 1, OldName: "anna", NewParent: dom, NewName: "ann"})
 	s.check(0)
 
+	was, moved := s.attr(root), s.dir(1, "example.net")
+	s.must(objstore.Reparent{Vol: vol, From: moved, To: moved}) // it is not there
+	if a := s.attr(root); a != was {
+		t.Fatalf("%+v, want %+v", a, was)
+	}
+	was.Parent = moved
+	if a := s.must(objstore.Reparent{Vol: vol, From: dom, To: moved}).Attr; a != was || s.attr(root) != was {
+		t.Fatalf("%+v, want %+v", a, was)
+	}
+	s.must(objstore.Reparent{Vol: vol, From: moved, To: dom})
+	s.fails(objstore.Reparent{Vol: vol, From: dom, To: root}, objstore.Invalid)
+	s.fails(objstore.Reparent{From: 1, To: dom}, objstore.Invalid)
+	s.fails(objstore.Reparent{Vol: vol + 1, From: dom, To: moved}, objstore.Stale)
+
 	f := s.file(root, "f")
 	s.must(objstore.Write{Ino: f, Size: 4, Extents: []objstore.Extent{pooled(f, 0, 4, 77)}, Mtime: 9})
 	s.fails(objstore.Link{Ino: f, Parent: 1, Name: "x"}, objstore.CrossVolume)

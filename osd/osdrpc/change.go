@@ -76,6 +76,8 @@ func volumeToWire(m *osdv1.Change, c objstore.Change) bool {
 		m.Change = &osdv1.Change_DropVolume{DropVolume: &osdv1.DropVolume{Vol: uint32(c.Vol)}}
 	case objstore.PendVolume:
 		m.Change = &osdv1.Change_PendVolume{PendVolume: &osdv1.PendVolume{Vol: uint32(c.Vol), Done: c.Done}}
+	case objstore.Reparent:
+		m.Change = &osdv1.Change_Reparent{Reparent: &osdv1.Reparent{Vol: uint32(c.Vol), From: uint64(c.From), To: uint64(c.To)}}
 	default:
 		return false
 	}
@@ -170,6 +172,9 @@ func (d *decoder) volumeChange(m *osdv1.Change) objstore.Change {
 		return objstore.DropVolume{Vol: d.volume(m.DropVolume.GetVol())}
 	case *osdv1.Change_PendVolume:
 		return objstore.PendVolume{Vol: d.volume(m.PendVolume.GetVol()), Done: m.PendVolume.GetDone()}
+	case *osdv1.Change_Reparent:
+		c := m.Reparent
+		return objstore.Reparent{Vol: d.volume(c.GetVol()), From: objstore.Ino(c.GetFrom()), To: objstore.Ino(c.GetTo())}
 	}
 	d.fail(objstore.Unsupported, "a change of a kind that this program does not know")
 	return nil

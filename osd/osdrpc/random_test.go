@@ -114,4 +114,5 @@ var changeTypes = []reflect.Type{
 	reflect.TypeFor[objstore.ReserveVolume](), reflect.TypeFor[objstore.InitVolume](), reflect.TypeFor[objstore.AttachVolume](),
 	reflect.TypeFor[objstore.SealVolume](), reflect.TypeFor[objstore.DropVolume](), reflect.TypeFor[objstore.PendVolume](),
 	reflect.TypeFor[objstore.FreeChunks](), reflect.TypeFor[objstore.Share](), reflect.TypeFor[objstore.MoveChunk](),
+	reflect.TypeFor[objstore.Reparent](),
 }

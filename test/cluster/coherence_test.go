@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pillarbox/test/harness"
 )
 
 // twoMounts mounts a new cluster's store twice, with one account in it.
@@ -117,6 +119,20 @@ func TestCoherence(t *testing.T) {
 		}
 		must("close", g.Close())
 		must("close", f.Close())
+	}
+	// An account that another host moves away from its domain, and back.
+	for i, to := range []string{"example.net/other", "example.org/user"} {
+		from := []string{"example.org/user", "example.net/other"}[i]
+		on, other := filepath.Join(a, "../../.."), filepath.Join(b, "../../..")
+		must("mkdir", os.MkdirAll(filepath.Join(on, filepath.Dir(to)), 0o755))
+		must("rename", os.Rename(filepath.Join(on, from), filepath.Join(on, to)))
+		for _, mount := range []string{on, other} {
+			var up unix.Stat_t
+			must("stat", unix.Stat(filepath.Join(mount, filepath.Dir(to)), &up))
+			if got := harness.DotDot(t, filepath.Join(mount, to)); got != up.Ino {
+				t.Fatalf(".. of %s is %d, not %d", to, got, up.Ino)
+			}
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package cluster
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -139,6 +140,19 @@ func TestPools(t *testing.T) {
 			t.Errorf("%s lies in %v", name, at)
 		}
 		before[name] = other[name]
+	}
+	// An account that is moved into the domain: what is written from then on.
+	user, moved := filepath.Join(mount, "example.com/user"), filepath.Join(mount, "example.org/moved")
+	if err := os.Rename(user, moved); err != nil {
+		t.Fatal(err)
+	}
+	for name := range c.files(filepath.Join(moved, "late"), 1, 5) {
+		if at := c.pooled(name); at["pair"] == 0 || at["data"] > 0 {
+			t.Errorf("%s lies in %v", name, at)
+		}
+	}
+	if err := errors.Join(os.RemoveAll(filepath.Join(moved, "late")), os.Rename(moved, user)); err != nil {
+		t.Fatal(err)
 	}
 	c.eventually("df shows both pools", func() bool { u := c.poolUse(); return u["pair"] > 12<<20 && u["data"] > 18<<20 })
 	c.refused("new bodies below /example.org", "pool", "rm", "pair")

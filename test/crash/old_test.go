@@ -116,6 +116,10 @@ func TestOldStore(t *testing.T) {
 		if l, err := unix.Getxattr(filepath.Join(box, "new/2.msg"), "user.color", color); err != nil || string(color[:l]) != "blue" {
 			t.Errorf("attribute %q, %v", color[:max(l, 0)], err)
 		}
+		// The program of before did not tell the account that it was moved.
+		if err := unix.Stat(filepath.Join(n.Mount, "example.net"), &st); err != nil || st.Ino != harness.DotDot(t, filepath.Join(n.Mount, "example.net/bob")) {
+			t.Errorf(".. of the renamed account is not %d, %v", st.Ino, err)
+		}
 	}
 	check()
 	late := filepath.Join(box, "cur/later")

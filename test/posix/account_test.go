@@ -11,7 +11,22 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"pillarbox/test/harness"
 )
+
+// opened is the path of what a handle opens.
+func opened(t *testing.T, mount string, h unix.FileHandle) string {
+	t.Helper()
+	top := open(t, mount, unix.O_DIRECTORY, 0)
+	defer unix.Close(top)
+	fd, err := unix.OpenByHandleAt(top, h, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	must(t, err)
+	defer unix.Close(fd)
+	path, err := os.Readlink(fmt.Sprint("/proc/self/fd/", fd))
+	must(t, err)
+	return path
+}
 
 // TestAccounts is about the directories that are volumes of their own.
 func TestAccounts(t *testing.T) {
@@ -112,6 +127,7 @@ func TestAccounts(t *testing.T) {
 			// The same inode: nothing was copied.
 			want(t, "what stat shows of a message", lstat(t, to+"/Maildir/new/7"), file)
 			want(t, "..", lstat(t, to+"/..").Ino, lstat(t, filepath.Dir(to)).Ino)
+			want(t, ".. in a listing", harness.DotDot(t, to), lstat(t, filepath.Dir(to)).Ino)
 		}
 		want(t, "nlink of the domain", lstat(t, dom).Nlink, domBefore.Nlink+1) // b for a, and full
 		pwrite(t, fd, []byte("MESS"), 0)
@@ -123,8 +139,14 @@ func TestAccounts(t *testing.T) {
 		must(t, unix.Renameat2(unix.AT_FDCWD, b, unix.AT_FDCWD, dom+"/full", unix.RENAME_EXCHANGE))
 		want(t, "inode after an exchange", lstat(t, dom+"/full").Ino, before.Ino)
 		want(t, "the other after an exchange", exists(b+"/x"), true)
+		must(t, unix.Rename(dom+"/full", dom+"-other/full"))
+		handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, dom+"-other/full/Maildir", 0)
+		must(t, err)
 		p.node.Term()
 		p.node.Restart()
+		// The kernel knows nothing of the path now, and asks for each "..".
+		want(t, "the path of a handle", opened(t, p.root, handle), dom+"-other/full/Maildir")
+		must(t, unix.Rename(dom+"-other/full", dom+"/full"))
 		for i := range 201 {
 			if i != 1 {
 				wantBody(t, fmt.Sprint(dom, "/full/Maildir/new/", i), []byte(fmt.Sprint("message ", i)))

@@ -1898,6 +1898,7 @@ type Change struct {
 	//	*Change_FreeChunks
 	//	*Change_Share
 	//	*Change_MoveChunk
+	//	*Change_Reparent
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2102,6 +2103,15 @@ func (x *Change) GetMoveChunk() *MoveChunk {
 	return nil
 }
 
+func (x *Change) GetReparent() *Reparent {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Reparent); ok {
+			return x.Reparent
+		}
+	}
+	return nil
+}
+
 type isChange_Change interface {
 	isChange_Change()
 }
@@ -2178,6 +2188,10 @@ type Change_MoveChunk struct {
 	MoveChunk *MoveChunk `protobuf:"bytes,18,opt,name=move_chunk,json=moveChunk,proto3,oneof"`
 }
 
+type Change_Reparent struct {
+	Reparent *Reparent `protobuf:"bytes,19,opt,name=reparent,proto3,oneof"`
+}
+
 func (*Change_Create) isChange_Change() {}
 
 func (*Change_Link) isChange_Change() {}
@@ -2213,6 +2227,8 @@ func (*Change_FreeChunks) isChange_Change() {}
 func (*Change_Share) isChange_Change() {}
 
 func (*Change_MoveChunk) isChange_Change() {}
+
+func (*Change_Reparent) isChange_Change() {}
 
 type Create struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3394,6 +3410,66 @@ func (x *PendVolume) GetDone() bool {
 	return false
 }
 
+type Reparent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vol           uint32                 `protobuf:"varint,1,opt,name=vol,proto3" json:"vol,omitempty"`
+	From          uint64                 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	To            uint64                 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reparent) Reset() {
+	*x = Reparent{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reparent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reparent) ProtoMessage() {}
+
+func (x *Reparent) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reparent.ProtoReflect.Descriptor instead.
+func (*Reparent) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *Reparent) GetVol() uint32 {
+	if x != nil {
+		return x.Vol
+	}
+	return 0
+}
+
+func (x *Reparent) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Reparent) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
 type FreeChunks struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Vol           uint32                 `protobuf:"varint,1,opt,name=vol,proto3" json:"vol,omitempty"`
@@ -3404,7 +3480,7 @@ type FreeChunks struct {
 
 func (x *FreeChunks) Reset() {
 	*x = FreeChunks{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3416,7 +3492,7 @@ func (x *FreeChunks) String() string {
 func (*FreeChunks) ProtoMessage() {}
 
 func (x *FreeChunks) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3429,7 +3505,7 @@ func (x *FreeChunks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreeChunks.ProtoReflect.Descriptor instead.
 func (*FreeChunks) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{50}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FreeChunks) GetVol() uint32 {
@@ -3457,7 +3533,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3469,7 +3545,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3482,7 +3558,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{51}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *HoldRequest) GetPg() uint32 {
@@ -3516,7 +3592,7 @@ type HeldLock struct {
 
 func (x *HeldLock) Reset() {
 	*x = HeldLock{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3528,7 +3604,7 @@ func (x *HeldLock) String() string {
 func (*HeldLock) ProtoMessage() {}
 
 func (x *HeldLock) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3541,7 +3617,7 @@ func (x *HeldLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldLock.ProtoReflect.Descriptor instead.
 func (*HeldLock) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{52}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *HeldLock) GetIno() uint64 {
@@ -3573,7 +3649,7 @@ type FileLock struct {
 
 func (x *FileLock) Reset() {
 	*x = FileLock{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3585,7 +3661,7 @@ func (x *FileLock) String() string {
 func (*FileLock) ProtoMessage() {}
 
 func (x *FileLock) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3598,7 +3674,7 @@ func (x *FileLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileLock.ProtoReflect.Descriptor instead.
 func (*FileLock) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{53}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FileLock) GetSession() uint64 {
@@ -3663,7 +3739,7 @@ type LockRequest struct {
 
 func (x *LockRequest) Reset() {
 	*x = LockRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3675,7 +3751,7 @@ func (x *LockRequest) String() string {
 func (*LockRequest) ProtoMessage() {}
 
 func (x *LockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3688,7 +3764,7 @@ func (x *LockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
 func (*LockRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LockRequest) GetPg() uint32 {
@@ -3734,7 +3810,7 @@ type WaitsRequest struct {
 
 func (x *WaitsRequest) Reset() {
 	*x = WaitsRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3746,7 +3822,7 @@ func (x *WaitsRequest) String() string {
 func (*WaitsRequest) ProtoMessage() {}
 
 func (x *WaitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3759,7 +3835,7 @@ func (x *WaitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitsRequest.ProtoReflect.Descriptor instead.
 func (*WaitsRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
 }
 
 type WaitsResponse struct {
@@ -3771,7 +3847,7 @@ type WaitsResponse struct {
 
 func (x *WaitsResponse) Reset() {
 	*x = WaitsResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3783,7 +3859,7 @@ func (x *WaitsResponse) String() string {
 func (*WaitsResponse) ProtoMessage() {}
 
 func (x *WaitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3796,7 +3872,7 @@ func (x *WaitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitsResponse.ProtoReflect.Descriptor instead.
 func (*WaitsResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WaitsResponse) GetWaiting() []*Waiting {
@@ -3817,7 +3893,7 @@ type Waiting struct {
 
 func (x *Waiting) Reset() {
 	*x = Waiting{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +3905,7 @@ func (x *Waiting) String() string {
 func (*Waiting) ProtoMessage() {}
 
 func (x *Waiting) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +3918,7 @@ func (x *Waiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Waiting.ProtoReflect.Descriptor instead.
 func (*Waiting) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Waiting) GetOwner() *LockOwner {
@@ -3877,7 +3953,7 @@ type LockOwner struct {
 
 func (x *LockOwner) Reset() {
 	*x = LockOwner{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3889,7 +3965,7 @@ func (x *LockOwner) String() string {
 func (*LockOwner) ProtoMessage() {}
 
 func (x *LockOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3902,7 +3978,7 @@ func (x *LockOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockOwner.ProtoReflect.Descriptor instead.
 func (*LockOwner) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LockOwner) GetSession() uint64 {
@@ -3936,7 +4012,7 @@ type LockAnswer struct {
 
 func (x *LockAnswer) Reset() {
 	*x = LockAnswer{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3948,7 +4024,7 @@ func (x *LockAnswer) String() string {
 func (*LockAnswer) ProtoMessage() {}
 
 func (x *LockAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3961,7 +4037,7 @@ func (x *LockAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockAnswer.ProtoReflect.Descriptor instead.
 func (*LockAnswer) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LockAnswer) GetGranted() bool {
@@ -3987,7 +4063,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3999,7 +4075,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4012,7 +4088,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *HoldResponse) GetKnown() bool {
@@ -4035,7 +4111,7 @@ type FromWatcher struct {
 
 func (x *FromWatcher) Reset() {
 	*x = FromWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4047,7 +4123,7 @@ func (x *FromWatcher) String() string {
 func (*FromWatcher) ProtoMessage() {}
 
 func (x *FromWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4060,7 +4136,7 @@ func (x *FromWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromWatcher.ProtoReflect.Descriptor instead.
 func (*FromWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *FromWatcher) GetSession() uint64 {
@@ -4101,7 +4177,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4113,7 +4189,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4126,7 +4202,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -4156,7 +4232,7 @@ type ToWatcher struct {
 
 func (x *ToWatcher) Reset() {
 	*x = ToWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4168,7 +4244,7 @@ func (x *ToWatcher) String() string {
 func (*ToWatcher) ProtoMessage() {}
 
 func (x *ToWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4181,7 +4257,7 @@ func (x *ToWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToWatcher.ProtoReflect.Descriptor instead.
 func (*ToWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ToWatcher) GetStream() uint64 {
@@ -4223,7 +4299,7 @@ type Push struct {
 
 func (x *Push) Reset() {
 	*x = Push{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4235,7 +4311,7 @@ func (x *Push) String() string {
 func (*Push) ProtoMessage() {}
 
 func (x *Push) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4248,7 +4324,7 @@ func (x *Push) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Push.ProtoReflect.Descriptor instead.
 func (*Push) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Push) GetSeq() uint64 {
@@ -4287,7 +4363,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4299,7 +4375,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4312,7 +4388,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Event) GetKind() uint32 {
@@ -4373,7 +4449,7 @@ type ChunkList struct {
 
 func (x *ChunkList) Reset() {
 	*x = ChunkList{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4385,7 +4461,7 @@ func (x *ChunkList) String() string {
 func (*ChunkList) ProtoMessage() {}
 
 func (x *ChunkList) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4398,7 +4474,7 @@ func (x *ChunkList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkList.ProtoReflect.Descriptor instead.
 func (*ChunkList) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ChunkList) GetIds() []*ChunkID {
@@ -4418,7 +4494,7 @@ type WantedChunksRequest struct {
 
 func (x *WantedChunksRequest) Reset() {
 	*x = WantedChunksRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4430,7 +4506,7 @@ func (x *WantedChunksRequest) String() string {
 func (*WantedChunksRequest) ProtoMessage() {}
 
 func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4443,7 +4519,7 @@ func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantedChunksRequest.ProtoReflect.Descriptor instead.
 func (*WantedChunksRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *WantedChunksRequest) GetPg() uint32 {
@@ -4471,7 +4547,7 @@ type Shards struct {
 
 func (x *Shards) Reset() {
 	*x = Shards{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4483,7 +4559,7 @@ func (x *Shards) String() string {
 func (*Shards) ProtoMessage() {}
 
 func (x *Shards) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4496,7 +4572,7 @@ func (x *Shards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shards.ProtoReflect.Descriptor instead.
 func (*Shards) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Shards) GetHeld() []byte {
@@ -4516,7 +4592,7 @@ type Answers struct {
 
 func (x *Answers) Reset() {
 	*x = Answers{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4528,7 +4604,7 @@ func (x *Answers) String() string {
 func (*Answers) ProtoMessage() {}
 
 func (x *Answers) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4541,7 +4617,7 @@ func (x *Answers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answers.ProtoReflect.Descriptor instead.
 func (*Answers) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Answers) GetYes() []bool {
@@ -4560,7 +4636,7 @@ type FetchChunkResponse struct {
 
 func (x *FetchChunkResponse) Reset() {
 	*x = FetchChunkResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4572,7 +4648,7 @@ func (x *FetchChunkResponse) String() string {
 func (*FetchChunkResponse) ProtoMessage() {}
 
 func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4585,7 +4661,7 @@ func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunkResponse.ProtoReflect.Descriptor instead.
 func (*FetchChunkResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{70}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *FetchChunkResponse) GetData() []byte {
@@ -4605,7 +4681,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4617,7 +4693,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4630,7 +4706,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{71}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *MembersResponse) GetTerm() uint64 {
@@ -4656,7 +4732,7 @@ type GroupPieces struct {
 
 func (x *GroupPieces) Reset() {
 	*x = GroupPieces{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4668,7 +4744,7 @@ func (x *GroupPieces) String() string {
 func (*GroupPieces) ProtoMessage() {}
 
 func (x *GroupPieces) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4681,7 +4757,7 @@ func (x *GroupPieces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPieces.ProtoReflect.Descriptor instead.
 func (*GroupPieces) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{72}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *GroupPieces) GetPieces() []*GroupPiece {
@@ -4702,7 +4778,7 @@ type GroupPiece struct {
 
 func (x *GroupPiece) Reset() {
 	*x = GroupPiece{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4714,7 +4790,7 @@ func (x *GroupPiece) String() string {
 func (*GroupPiece) ProtoMessage() {}
 
 func (x *GroupPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4727,7 +4803,7 @@ func (x *GroupPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPiece.ProtoReflect.Descriptor instead.
 func (*GroupPiece) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{73}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *GroupPiece) GetHead() *GroupHead {
@@ -4763,7 +4839,7 @@ type GroupHead struct {
 
 func (x *GroupHead) Reset() {
 	*x = GroupHead{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4775,7 +4851,7 @@ func (x *GroupHead) String() string {
 func (*GroupHead) ProtoMessage() {}
 
 func (x *GroupHead) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4788,7 +4864,7 @@ func (x *GroupHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHead.ProtoReflect.Descriptor instead.
 func (*GroupHead) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{74}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GroupHead) GetIndex() uint64 {
@@ -4828,7 +4904,7 @@ type RaftBatch struct {
 
 func (x *RaftBatch) Reset() {
 	*x = RaftBatch{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4840,7 +4916,7 @@ func (x *RaftBatch) String() string {
 func (*RaftBatch) ProtoMessage() {}
 
 func (x *RaftBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4853,7 +4929,7 @@ func (x *RaftBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftBatch.ProtoReflect.Descriptor instead.
 func (*RaftBatch) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{75}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RaftBatch) GetMessages() []*RaftMessage {
@@ -4873,7 +4949,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4885,7 +4961,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4898,7 +4974,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{76}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *RaftMessage) GetPg() uint32 {
@@ -4923,7 +4999,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[77]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4935,7 +5011,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[77]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4948,7 +5024,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{77}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{78}
 }
 
 var File_osd_osdrpc_osdv1_osd_proto protoreflect.FileDescriptor
@@ -5076,7 +5152,7 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x04attr\x18\x01 \x01(\v2\x16.pillarbox.osd.v1.AttrR\x04attr\x12\x16\n" +
 	"\x06orphan\x18\x02 \x01(\x04R\x06orphan\x12*\n" +
 	"\x04dirs\x18\x03 \x03(\v2\x16.pillarbox.osd.v1.AttrR\x04dirs\x121\n" +
-	"\x06chunks\x18\x04 \x03(\v2\x19.pillarbox.osd.v1.ChunkIDR\x06chunks\"\xba\b\n" +
+	"\x06chunks\x18\x04 \x03(\v2\x19.pillarbox.osd.v1.ChunkIDR\x06chunks\"\xf4\b\n" +
 	"\x06Change\x122\n" +
 	"\x06create\x18\x01 \x01(\v2\x18.pillarbox.osd.v1.CreateH\x00R\x06create\x12,\n" +
 	"\x04link\x18\x02 \x01(\v2\x16.pillarbox.osd.v1.LinkH\x00R\x04link\x122\n" +
@@ -5102,7 +5178,8 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"freeChunks\x12/\n" +
 	"\x05share\x18\x11 \x01(\v2\x17.pillarbox.osd.v1.ShareH\x00R\x05share\x12<\n" +
 	"\n" +
-	"move_chunk\x18\x12 \x01(\v2\x1b.pillarbox.osd.v1.MoveChunkH\x00R\tmoveChunkB\b\n" +
+	"move_chunk\x18\x12 \x01(\v2\x1b.pillarbox.osd.v1.MoveChunkH\x00R\tmoveChunk\x128\n" +
+	"\breparent\x18\x13 \x01(\v2\x1a.pillarbox.osd.v1.ReparentH\x00R\breparentB\b\n" +
 	"\x06change\"\x98\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -5199,7 +5276,11 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\n" +
 	"PendVolume\x12\x10\n" +
 	"\x03vol\x18\x01 \x01(\rR\x03vol\x12\x12\n" +
-	"\x04done\x18\x02 \x01(\bR\x04done\"Q\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\"@\n" +
+	"\bReparent\x12\x10\n" +
+	"\x03vol\x18\x01 \x01(\rR\x03vol\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x04R\x02to\"Q\n" +
 	"\n" +
 	"FreeChunks\x12\x10\n" +
 	"\x03vol\x18\x01 \x01(\rR\x03vol\x121\n" +
@@ -5347,7 +5428,7 @@ func file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP() []byte {
 	return file_osd_osdrpc_osdv1_osd_proto_rawDescData
 }
 
-var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
+var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*ScrubRequest)(nil),        // 0: pillarbox.osd.v1.ScrubRequest
 	(*Scrubbed)(nil),            // 1: pillarbox.osd.v1.Scrubbed
@@ -5399,36 +5480,37 @@ var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*SealVolume)(nil),          // 47: pillarbox.osd.v1.SealVolume
 	(*DropVolume)(nil),          // 48: pillarbox.osd.v1.DropVolume
 	(*PendVolume)(nil),          // 49: pillarbox.osd.v1.PendVolume
-	(*FreeChunks)(nil),          // 50: pillarbox.osd.v1.FreeChunks
-	(*HoldRequest)(nil),         // 51: pillarbox.osd.v1.HoldRequest
-	(*HeldLock)(nil),            // 52: pillarbox.osd.v1.HeldLock
-	(*FileLock)(nil),            // 53: pillarbox.osd.v1.FileLock
-	(*LockRequest)(nil),         // 54: pillarbox.osd.v1.LockRequest
-	(*WaitsRequest)(nil),        // 55: pillarbox.osd.v1.WaitsRequest
-	(*WaitsResponse)(nil),       // 56: pillarbox.osd.v1.WaitsResponse
-	(*Waiting)(nil),             // 57: pillarbox.osd.v1.Waiting
-	(*LockOwner)(nil),           // 58: pillarbox.osd.v1.LockOwner
-	(*LockAnswer)(nil),          // 59: pillarbox.osd.v1.LockAnswer
-	(*HoldResponse)(nil),        // 60: pillarbox.osd.v1.HoldResponse
-	(*FromWatcher)(nil),         // 61: pillarbox.osd.v1.FromWatcher
-	(*Ack)(nil),                 // 62: pillarbox.osd.v1.Ack
-	(*ToWatcher)(nil),           // 63: pillarbox.osd.v1.ToWatcher
-	(*Push)(nil),                // 64: pillarbox.osd.v1.Push
-	(*Event)(nil),               // 65: pillarbox.osd.v1.Event
-	(*ChunkList)(nil),           // 66: pillarbox.osd.v1.ChunkList
-	(*WantedChunksRequest)(nil), // 67: pillarbox.osd.v1.WantedChunksRequest
-	(*Shards)(nil),              // 68: pillarbox.osd.v1.Shards
-	(*Answers)(nil),             // 69: pillarbox.osd.v1.Answers
-	(*FetchChunkResponse)(nil),  // 70: pillarbox.osd.v1.FetchChunkResponse
-	(*MembersResponse)(nil),     // 71: pillarbox.osd.v1.MembersResponse
-	(*GroupPieces)(nil),         // 72: pillarbox.osd.v1.GroupPieces
-	(*GroupPiece)(nil),          // 73: pillarbox.osd.v1.GroupPiece
-	(*GroupHead)(nil),           // 74: pillarbox.osd.v1.GroupHead
-	(*RaftBatch)(nil),           // 75: pillarbox.osd.v1.RaftBatch
-	(*RaftMessage)(nil),         // 76: pillarbox.osd.v1.RaftMessage
-	(*Beat)(nil),                // 77: pillarbox.osd.v1.Beat
-	(*raftpb.ConfState)(nil),    // 78: raftpb.ConfState
-	(*raftpb.Message)(nil),      // 79: raftpb.Message
+	(*Reparent)(nil),            // 50: pillarbox.osd.v1.Reparent
+	(*FreeChunks)(nil),          // 51: pillarbox.osd.v1.FreeChunks
+	(*HoldRequest)(nil),         // 52: pillarbox.osd.v1.HoldRequest
+	(*HeldLock)(nil),            // 53: pillarbox.osd.v1.HeldLock
+	(*FileLock)(nil),            // 54: pillarbox.osd.v1.FileLock
+	(*LockRequest)(nil),         // 55: pillarbox.osd.v1.LockRequest
+	(*WaitsRequest)(nil),        // 56: pillarbox.osd.v1.WaitsRequest
+	(*WaitsResponse)(nil),       // 57: pillarbox.osd.v1.WaitsResponse
+	(*Waiting)(nil),             // 58: pillarbox.osd.v1.Waiting
+	(*LockOwner)(nil),           // 59: pillarbox.osd.v1.LockOwner
+	(*LockAnswer)(nil),          // 60: pillarbox.osd.v1.LockAnswer
+	(*HoldResponse)(nil),        // 61: pillarbox.osd.v1.HoldResponse
+	(*FromWatcher)(nil),         // 62: pillarbox.osd.v1.FromWatcher
+	(*Ack)(nil),                 // 63: pillarbox.osd.v1.Ack
+	(*ToWatcher)(nil),           // 64: pillarbox.osd.v1.ToWatcher
+	(*Push)(nil),                // 65: pillarbox.osd.v1.Push
+	(*Event)(nil),               // 66: pillarbox.osd.v1.Event
+	(*ChunkList)(nil),           // 67: pillarbox.osd.v1.ChunkList
+	(*WantedChunksRequest)(nil), // 68: pillarbox.osd.v1.WantedChunksRequest
+	(*Shards)(nil),              // 69: pillarbox.osd.v1.Shards
+	(*Answers)(nil),             // 70: pillarbox.osd.v1.Answers
+	(*FetchChunkResponse)(nil),  // 71: pillarbox.osd.v1.FetchChunkResponse
+	(*MembersResponse)(nil),     // 72: pillarbox.osd.v1.MembersResponse
+	(*GroupPieces)(nil),         // 73: pillarbox.osd.v1.GroupPieces
+	(*GroupPiece)(nil),          // 74: pillarbox.osd.v1.GroupPiece
+	(*GroupHead)(nil),           // 75: pillarbox.osd.v1.GroupHead
+	(*RaftBatch)(nil),           // 76: pillarbox.osd.v1.RaftBatch
+	(*RaftMessage)(nil),         // 77: pillarbox.osd.v1.RaftMessage
+	(*Beat)(nil),                // 78: pillarbox.osd.v1.Beat
+	(*raftpb.ConfState)(nil),    // 79: raftpb.ConfState
+	(*raftpb.Message)(nil),      // 80: raftpb.Message
 }
 var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	3,  // 0: pillarbox.osd.v1.Failure.leader:type_name -> pillarbox.osd.v1.Leader
@@ -5458,93 +5540,94 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	47, // 24: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
 	48, // 25: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
 	49, // 26: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
-	50, // 27: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
+	51, // 27: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
 	39, // 28: pillarbox.osd.v1.Change.share:type_name -> pillarbox.osd.v1.Share
 	40, // 29: pillarbox.osd.v1.Change.move_chunk:type_name -> pillarbox.osd.v1.MoveChunk
-	18, // 30: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
-	19, // 31: pillarbox.osd.v1.MoveChunk.from:type_name -> pillarbox.osd.v1.ChunkID
-	19, // 32: pillarbox.osd.v1.MoveChunk.to:type_name -> pillarbox.osd.v1.ChunkID
-	19, // 33: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
-	52, // 34: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
-	53, // 35: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
-	53, // 36: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
-	57, // 37: pillarbox.osd.v1.WaitsResponse.waiting:type_name -> pillarbox.osd.v1.Waiting
-	58, // 38: pillarbox.osd.v1.Waiting.owner:type_name -> pillarbox.osd.v1.LockOwner
-	58, // 39: pillarbox.osd.v1.Waiting.blockers:type_name -> pillarbox.osd.v1.LockOwner
-	53, // 40: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
-	62, // 41: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
-	64, // 42: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
-	65, // 43: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
-	19, // 44: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
-	19, // 45: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
-	73, // 46: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
-	74, // 47: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
-	78, // 48: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
-	76, // 49: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
-	79, // 50: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
-	7,  // 51: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
-	6,  // 52: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
-	10, // 53: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
-	6,  // 54: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
-	13, // 55: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
-	6,  // 56: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
-	16, // 57: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
-	5,  // 58: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
-	21, // 59: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
-	22, // 60: pillarbox.osd.v1.OSD.Freed:input_type -> pillarbox.osd.v1.FreedRequest
-	29, // 61: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
-	5,  // 62: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
-	24, // 63: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
-	26, // 64: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
-	27, // 65: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
-	51, // 66: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
-	54, // 67: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
-	55, // 68: pillarbox.osd.v1.OSD.Waits:input_type -> pillarbox.osd.v1.WaitsRequest
-	61, // 69: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
-	66, // 70: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
-	66, // 71: pillarbox.osd.v1.Peer.HeldShards:input_type -> pillarbox.osd.v1.ChunkList
-	19, // 72: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
-	66, // 73: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
-	67, // 74: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	67, // 75: pillarbox.osd.v1.Peer.Leftovers:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	5,  // 76: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
-	5,  // 77: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
-	75, // 78: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
-	0,  // 79: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
-	8,  // 80: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
-	9,  // 81: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
-	11, // 82: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
-	12, // 83: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
-	14, // 84: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
-	15, // 85: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
-	17, // 86: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
-	20, // 87: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
-	23, // 88: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
-	66, // 89: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
-	31, // 90: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
-	4,  // 91: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
-	25, // 92: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
-	4,  // 93: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
-	28, // 94: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
-	60, // 95: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
-	59, // 96: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
-	56, // 97: pillarbox.osd.v1.OSD.Waits:output_type -> pillarbox.osd.v1.WaitsResponse
-	63, // 98: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
-	69, // 99: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
-	68, // 100: pillarbox.osd.v1.Peer.HeldShards:output_type -> pillarbox.osd.v1.Shards
-	70, // 101: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
-	4,  // 102: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
-	69, // 103: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
-	69, // 104: pillarbox.osd.v1.Peer.Leftovers:output_type -> pillarbox.osd.v1.Answers
-	71, // 105: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
-	72, // 106: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
-	77, // 107: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
-	1,  // 108: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
-	80, // [80:109] is the sub-list for method output_type
-	51, // [51:80] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	50, // 30: pillarbox.osd.v1.Change.reparent:type_name -> pillarbox.osd.v1.Reparent
+	18, // 31: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
+	19, // 32: pillarbox.osd.v1.MoveChunk.from:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 33: pillarbox.osd.v1.MoveChunk.to:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 34: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
+	53, // 35: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
+	54, // 36: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
+	54, // 37: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
+	58, // 38: pillarbox.osd.v1.WaitsResponse.waiting:type_name -> pillarbox.osd.v1.Waiting
+	59, // 39: pillarbox.osd.v1.Waiting.owner:type_name -> pillarbox.osd.v1.LockOwner
+	59, // 40: pillarbox.osd.v1.Waiting.blockers:type_name -> pillarbox.osd.v1.LockOwner
+	54, // 41: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
+	63, // 42: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
+	65, // 43: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
+	66, // 44: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
+	19, // 45: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 46: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
+	74, // 47: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
+	75, // 48: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
+	79, // 49: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
+	77, // 50: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
+	80, // 51: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
+	7,  // 52: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
+	6,  // 53: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
+	10, // 54: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
+	6,  // 55: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
+	13, // 56: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
+	6,  // 57: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
+	16, // 58: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
+	5,  // 59: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
+	21, // 60: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
+	22, // 61: pillarbox.osd.v1.OSD.Freed:input_type -> pillarbox.osd.v1.FreedRequest
+	29, // 62: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
+	5,  // 63: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
+	24, // 64: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
+	26, // 65: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
+	27, // 66: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
+	52, // 67: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
+	55, // 68: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
+	56, // 69: pillarbox.osd.v1.OSD.Waits:input_type -> pillarbox.osd.v1.WaitsRequest
+	62, // 70: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
+	67, // 71: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
+	67, // 72: pillarbox.osd.v1.Peer.HeldShards:input_type -> pillarbox.osd.v1.ChunkList
+	19, // 73: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
+	67, // 74: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
+	68, // 75: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	68, // 76: pillarbox.osd.v1.Peer.Leftovers:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	5,  // 77: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
+	5,  // 78: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
+	76, // 79: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
+	0,  // 80: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
+	8,  // 81: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
+	9,  // 82: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
+	11, // 83: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
+	12, // 84: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
+	14, // 85: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
+	15, // 86: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
+	17, // 87: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
+	20, // 88: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
+	23, // 89: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
+	67, // 90: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
+	31, // 91: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
+	4,  // 92: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
+	25, // 93: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
+	4,  // 94: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
+	28, // 95: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
+	61, // 96: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
+	60, // 97: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
+	57, // 98: pillarbox.osd.v1.OSD.Waits:output_type -> pillarbox.osd.v1.WaitsResponse
+	64, // 99: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
+	70, // 100: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
+	69, // 101: pillarbox.osd.v1.Peer.HeldShards:output_type -> pillarbox.osd.v1.Shards
+	71, // 102: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
+	4,  // 103: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
+	70, // 104: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
+	70, // 105: pillarbox.osd.v1.Peer.Leftovers:output_type -> pillarbox.osd.v1.Answers
+	72, // 106: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
+	73, // 107: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
+	78, // 108: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
+	1,  // 109: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
+	81, // [81:110] is the sub-list for method output_type
+	52, // [52:81] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_osd_osdrpc_osdv1_osd_proto_init() }
@@ -5571,6 +5654,7 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 		(*Change_FreeChunks)(nil),
 		(*Change_Share)(nil),
 		(*Change_MoveChunk)(nil),
+		(*Change_Reparent)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5578,7 +5662,7 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_osd_osdrpc_osdv1_osd_proto_rawDesc), len(file_osd_osdrpc_osdv1_osd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   78,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
