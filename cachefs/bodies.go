@@ -3,6 +3,7 @@ package cachefs
 import (
 	"bytes"
 	"context"
+	"errors"
 
 	"pillarbox/objstore"
 )
@@ -28,30 +29,38 @@ func (fs *FS) fetch(ctx context.Context, j fetch) error {
 	if near.Get(j.id, j.off, j.p) {
 		return nil
 	}
-	if j.off == 0 && uint32(len(j.p)) >= j.size {
-		err := fs.store.ReadChunk(ctx, j.id, 0, j.p)
-		if err == nil {
-			fs.keep(j.id, j.p)
-		}
-		return err
-	}
-	// Others read other parts of it at the same time.
-	whole, err, _ := fs.fills.Do(j.id.String(), func() (any, error) {
-		b := make([]byte, j.size)
-		if err := fs.store.ReadChunk(ctx, j.id, 0, b); err != nil {
-			return nil, err
-		}
-		near.Put(j.id, b)
-		return b, nil
-	})
+	// Others read it, or other parts of it, at the same time.
+	b, err := fs.fill(ctx, j.id, j.size)
 	if err != nil {
 		return err
 	}
-	if b := whole.([]byte); int(j.off)+len(j.p) <= len(b) {
+	if int(j.off)+len(j.p) <= len(b) {
 		copy(j.p, b[j.off:])
 		return nil
 	}
 	return fs.store.ReadChunk(ctx, j.id, j.off, j.p) // another extent showed less of the chunk
+}
+
+// fill reads a chunk's first size bytes from the store and keeps them near. Others may
+// be doing so, for no more bytes perhaps.
+func (fs *FS) fill(ctx context.Context, id objstore.ChunkID, size uint32) ([]byte, error) {
+	for {
+		whole, err, _ := fs.fills.Do(id.String(), func() (any, error) {
+			b := make([]byte, size)
+			if err := fs.store.ReadChunk(ctx, id, 0, b); err != nil {
+				return nil, err
+			}
+			fs.opt.Bodies.Put(id, b)
+			return b, nil
+		})
+		if err == nil {
+			return whole.([]byte), nil
+		}
+		if !errors.Is(err, context.Canceled) || ctx.Err() != nil {
+			return nil, err
+		}
+		// It was somebody else who did not want it any more.
+	}
 }
 
 // keepResident keeps the bodies that a change brought, by the ids that it gave them.

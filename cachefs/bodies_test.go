@@ -48,6 +48,8 @@ func (m *memory) Has(id objstore.ChunkID, n uint32) bool {
 
 func (m *memory) Room() {}
 
+func (m *memory) Spare() int64 { return 1 << 40 }
+
 // open opens a file that nobody has open, so that nothing of it is in memory.
 func (b *bench) open(ino objstore.Ino) *Handle {
 	b.Helper()

@@ -27,6 +27,7 @@ type FS struct {
 	upSem  chan struct{}
 	bufs   buffers
 	fills  singleflight.Group // chunks being read whole, to be kept
+	ahead  *ahead             // nil: nothing is read ahead
 	wg     sync.WaitGroup     // uploads
 
 	shared  shared
@@ -53,6 +54,7 @@ func New(store objstore.Store, o Options) (*FS, error) {
 	fs.table.init()
 	fs.budget.init(o.DirtyMax)
 	fs.purger.start(fs)
+	fs.ahead = newAhead(fs)
 	return fs, nil
 }
 
@@ -60,6 +62,7 @@ func New(store objstore.Store, o Options) (*FS, error) {
 // it durable, and ends the background work. It returns what could not be
 // committed. Nothing may be called on the FS or its handles afterwards.
 func (fs *FS) Close() error {
+	fs.ahead.close()
 	var errs []error
 	vols := map[objstore.VolumeID]bool{}
 	for _, f := range fs.table.all() {

@@ -16,7 +16,7 @@ import (
 
 func (b *bench) eventually(what string, ok func() bool) {
 	b.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); runtime.Gosched() {
+	for deadline := time.Now().Add(time.Minute); !ok(); runtime.Gosched() {
 		if time.Now().After(deadline) {
 			b.Fatalf("waited in vain: %s", what)
 		}

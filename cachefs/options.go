@@ -19,6 +19,8 @@ type Bodies interface {
 	Has(id objstore.ChunkID, n uint32) bool
 	// Room waits until more can be Put without being left out.
 	Room()
+	// Spare is how many bytes can be Put now without others having to go for them.
+	Spare() int64
 }
 
 // Options of an FS. The zero value means the defaults.
@@ -28,6 +30,7 @@ type Options struct {
 	Uploads      int                         // chunks on their way to the data pool at a time; 8
 	DirSync      bool                        // every change waits until it is Committed
 	Bodies       Bodies                      // what was read and written, kept on this host; nil: none
+	Ahead        int64                       // bytes of messages that are brought to Bodies before they are read, ahead of each reader; 0: none
 	Local        func(objstore.ChunkID) bool // chunks that are on this host anyway, so that Bodies is not for them; nil: none are
 	Log          *slog.Logger                // slog.Default()
 	Base         context.Context             // of background work; context.Background(). Its cancellation is ignored: Close ends the work

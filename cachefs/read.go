@@ -38,6 +38,9 @@ func (h *Handle) Read(ctx context.Context, p []byte, off uint64) (done int, err 
 	if err := h.fenced(); err != nil {
 		return 0, err
 	}
+	if off == 0 {
+		h.f.fs.ahead.read(h.f.ino)
+	}
 	for done < len(p) {
 		part := p[done:min(len(p), done+readMax)]
 		n, err := h.f.read(ctx, part, off+uint64(done))
@@ -252,6 +255,10 @@ func (f *file) readCommitted(ctx context.Context, p []byte, off uint64) error {
 
 // fetchAll reads chunks, several at a time.
 func (fs *FS) fetchAll(ctx context.Context, jobs []fetch) error {
+	if a := fs.ahead; a != nil {
+		a.reading.Add(int64(len(jobs)))
+		defer a.reading.Add(-int64(len(jobs)))
+	}
 	switch len(jobs) {
 	case 0:
 		return nil

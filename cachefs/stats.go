@@ -9,11 +9,18 @@ type Stats struct {
 	Commits       uint64 `json:"commits"`        // changes of files' bytes
 	CommitExtents uint64 `json:"commit_extents"` // pieces that they brought
 	CommitBytes   uint64 `json:"commit_bytes"`   // bytes of those
+
+	Prefetched uint64 `json:"prefetched_bytes"`      // bytes of messages that were brought near before anybody asked for them
+	Used       uint64 `json:"prefetch_used_bytes"`   // those of them that were read since
+	Wasted     uint64 `json:"prefetch_wasted_bytes"` // those that were not, and are not waited for any more
 }
 
 // Stats tells how the FS is doing.
 func (fs *FS) Stats() Stats {
 	s := Stats{Commits: fs.commits.Load(), CommitExtents: fs.commitExtents.Load(), CommitBytes: fs.commitBytes.Load()}
+	if a := fs.ahead; a != nil {
+		s.Prefetched, s.Used, s.Wasted = a.prefetched.Load(), a.used.Load(), a.waste.Load()
+	}
 	fs.budget.mu.Lock()
 	s.Dirty = fs.budget.used
 	fs.budget.mu.Unlock()

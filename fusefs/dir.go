@@ -202,12 +202,22 @@ func (r *raw) list(in *fuse.ReadIn, out *fuse.DirEntryList, guess int, attrs boo
 		if err != nil {
 			return err
 		}
+		added := 0
 		for i := range entries {
-			if ok, err := add(&entries[i]); !ok || err != nil {
+			ok, err := add(&entries[i])
+			if err != nil {
 				return err
 			}
+			if !ok {
+				break
+			}
+			added++
 		}
-		if len(entries) < n {
+		ends := len(entries) < n && added == len(entries)
+		if attrs {
+			r.fs.Listed(dir, after == offsetDotDot, ends, entries[:added])
+		}
+		if ends || added < len(entries) {
 			return nil
 		}
 		after = entries[n-1].Cookie

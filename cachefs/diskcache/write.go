@@ -101,6 +101,28 @@ func (c *Cache) Room() {
 	}
 }
 
+// Spare is how many bytes can be put now without files having to go for them: none
+// when many wait to be written already, or the directory cannot be used.
+func (c *Cache) Spare() int64 {
+	c.mu.RLock()
+	paused := c.opt.Now().Before(c.pause)
+	c.mu.RUnlock()
+	q := &c.queue
+	q.mu.Lock()
+	waiting := q.bytes
+	q.mu.Unlock()
+	root, release := c.root()
+	defer release()
+	if root == nil || paused || waiting > q.max/2 {
+		return 0
+	}
+	over, err := c.over(root, waiting)
+	if err != nil {
+		return 0
+	}
+	return max(-over, 0)
+}
+
 // Put keeps a chunk's first bytes, in the background. data must not be changed
 // any more. It never waits: when too much is on its way already, nothing is kept.
 func (c *Cache) Put(id objstore.ChunkID, data []byte) {

@@ -13,19 +13,20 @@ import (
 )
 
 // cacheOptions are those of a mount's caches, as given.
-type cacheOptions struct{ dir, size, free, memory string }
+type cacheOptions struct{ dir, size, free, memory, ahead string }
 
 func cacheFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "cache-dir", Usage: "existing `DIR` of this host to keep message bodies in that lie elsewhere: in a cluster, in a pool outside; see docs/cache.md"},
 		&cli.StringFlag{Name: "cache-size", Value: "10GiB", Usage: "how many `BYTES` of disk --cache-dir may take"},
 		&cli.StringFlag{Name: "cache-free", Value: "1GiB", Usage: "how many `BYTES` of that disk are left free"},
+		&cli.StringFlag{Name: "cache-ahead", Value: "4MiB", Usage: "how many `BYTES` of a mailbox's newest messages come into --cache-dir when it is opened, and of the next ones when it is read; 0: none"},
 		&cli.StringFlag{Name: "cache-memory", Value: "64MiB", Usage: "with --conf: how many `BYTES` of memory names, attributes and the like may take"},
 	}
 }
 
 func parseCache(c *cli.Context) cacheOptions {
-	return cacheOptions{c.String("cache-dir"), c.String("cache-size"), c.String("cache-free"), c.String("cache-memory")}
+	return cacheOptions{c.String("cache-dir"), c.String("cache-size"), c.String("cache-free"), c.String("cache-memory"), c.String("cache-ahead")}
 }
 
 // options are those of package diskcache, for the store with this id.
@@ -66,6 +67,14 @@ func (o *cacheOptions) bytes() (int64, error) {
 	return n, err
 }
 
+// aheadBytes are those of messages that are brought before they are read.
+func (o *cacheOptions) aheadBytes() (int64, error) {
+	if o.ahead == "0" || o.ahead == "" {
+		return 0, nil
+	}
+	return parseSize("ahead", o.ahead)
+}
+
 // check refuses what could never work, before anything is mounted.
 func (o *cacheOptions) check(up *upOptions) error {
 	if _, err := o.bytes(); err != nil || o.dir == "" {
@@ -82,6 +91,9 @@ func (o *cacheOptions) check(up *upOptions) error {
 		return usageError("--cache-dir %s lies in the data directory", o.dir)
 	}
 	_, err = o.options("any", nil)
+	if err == nil {
+		_, err = o.aheadBytes()
+	}
 	return err
 }
 
@@ -90,7 +102,7 @@ func (o *cacheOptions) args() []string {
 	if o.dir == "" {
 		return args
 	}
-	return append(args, "--cache-dir", o.dir, "--cache-size", o.size, "--cache-free", o.free)
+	return append(args, "--cache-dir", o.dir, "--cache-size", o.size, "--cache-free", o.free, "--cache-ahead", o.ahead)
 }
 
 // openFS opens what a mount serves, over the open store, with its disk cache.
@@ -98,7 +110,11 @@ func (s *stack) openFS(ctx context.Context, opt upOptions, log *slog.Logger) (er
 	if err := s.openCache(opt.cache, log); err != nil {
 		return err
 	}
-	o := cachefs.Options{DirSync: opt.dirSync, DirtyPerFile: opt.dirtyPerFile, Local: s.client.Local, Log: log, Base: ctx}
+	ahead, err := opt.cache.aheadBytes()
+	if err != nil {
+		return err
+	}
+	o := cachefs.Options{DirSync: opt.dirSync, DirtyPerFile: opt.dirtyPerFile, Local: s.client.Local, Ahead: ahead, Log: log, Base: ctx}
 	if s.cache != nil {
 		o.Bodies = s.sealed.Bodies(s.cache, s.client.Local)
 	}

@@ -105,6 +105,7 @@ func writeCaches(w io.Writer, list []cacheReport) error {
 			row("disk cache", "%s of %s", humanize.IBytes(uint64(d.Used)), humanize.IBytes(uint64(d.Size)))
 		}
 		answered("bytes", d.HitBytes, d.MissBytes, humanize.IBytes(d.HitBytes+d.MissBytes))
+		row("  read ahead", "%s, of which %s were read and %s were not needed", humanize.IBytes(r.Files.Prefetched), humanize.IBytes(r.Files.Used), humanize.IBytes(r.Files.Wasted))
 		row("  bodies", "%d stored, %d evicted, %d damaged, %d not kept", d.Stored, d.Evicted, d.Damaged, d.Skipped)
 	}
 	return t.Flush()

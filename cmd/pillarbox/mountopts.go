@@ -46,6 +46,8 @@ func (o *upOptions) parseMountOption(name, value string) error {
 		o.cache.size = value
 	case "cache-free", "cache_free":
 		o.cache.free = value
+	case "cache-ahead", "cache_ahead":
+		o.cache.ahead = value
 	case "cache-memory", "cache_memory":
 		o.cache.memory = value
 	case "metrics":

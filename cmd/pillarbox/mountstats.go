@@ -83,6 +83,9 @@ func (*mountMetrics) each(st *mountStats, put func(mountValue)) {
 	count("pillarbox_mount_commits_total", "changes of files' bytes", st.Files.Commits)
 	count("pillarbox_mount_commit_extents_total", "pieces of files that those brought", st.Files.CommitExtents)
 	count("pillarbox_mount_commit_bytes_total", "bytes that those brought", st.Files.CommitBytes)
+	count("pillarbox_mount_prefetched_bytes_total", "bytes of messages brought into the disk cache before anybody asked for them", st.Files.Prefetched)
+	count("pillarbox_mount_prefetch_used_bytes_total", "those of them that were read since", st.Files.Used)
+	count("pillarbox_mount_prefetch_wasted_bytes_total", "those of them that were not read, and are not waited for any more", st.Files.Wasted)
 	if c := st.Client; c != nil {
 		for _, f := range []struct {
 			what string

@@ -13,6 +13,7 @@ type Bodies interface {
 	Put(id objstore.ChunkID, data []byte)
 	Has(id objstore.ChunkID, n uint32) bool
 	Room()
+	Spare() int64
 	// Remove forgets a chunk.
 	Remove(id objstore.ChunkID)
 }
@@ -60,6 +61,9 @@ func (b *PlainBodies) Has(id objstore.ChunkID, n uint32) bool {
 
 // Room implements cachefs.Bodies.
 func (b *PlainBodies) Room() { b.next.Room() }
+
+// Spare implements cachefs.Bodies.
+func (b *PlainBodies) Spare() int64 { return b.next.Spare() }
 
 // keep keeps a sealed body near, whose bytes must not be changed any more.
 func (s *Store) keep(id objstore.ChunkID, stored []byte) {

@@ -30,6 +30,8 @@ func (m *memory) Has(id objstore.ChunkID, n uint32) bool {
 
 func (m *memory) Room() {}
 
+func (m *memory) Spare() int64 { return 1 << 40 }
+
 func (m *memory) Remove(id objstore.ChunkID) { m.Delete(id) }
 
 func (m *memory) all() (list []objstore.ChunkID) {

@@ -2,11 +2,13 @@ package cluster
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -87,6 +89,71 @@ func TestDiskCache(t *testing.T) {
 		if mail, err := os.ReadFile(name); err != nil || sha256.Sum256(mail) != want {
 			t.Fatalf("without a cache: %s: %v, or other bytes", name, err)
 		}
+	}
+	c.stop(d)
+}
+
+// TestReadAhead lists on one host a mailbox that another delivered into: its newest
+// messages come near, and reading them asks the store for no body. Reading on brings the next.
+func TestReadAhead(t *testing.T) {
+	c := newCluster(t, 3)
+	c.healthy(3)
+	const mails, size, ahead = 60, 40 << 10, 20 // of each message, and how many may be brought
+	a, _ := c.mount("a")
+	name := func(point string, i int) string {
+		return filepath.Join(point, "example.org", "alice", "Maildir", "new", fmt.Sprintf("17%08d.host", i))
+	}
+	if err := os.MkdirAll(filepath.Dir(name(a, 0)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range mails {
+		if err := writeSynced(name(a, i), strings.Repeat(fmt.Sprintf("mail %4d\n", i), size/10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cache := c.path("cache")
+	if err := os.Mkdir(cache, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b, d := c.mount("b", "cache-dir="+cache, "cache-size=200MiB", "cache-free=1MiB", fmt.Sprintf("cache-ahead=%d", ahead*size))
+	type stats struct {
+		Files struct {
+			Prefetched int `json:"prefetched_bytes"`
+			Used       int `json:"prefetch_used_bytes"`
+		}
+		Cache struct {
+			Used   int `json:"used_bytes"`
+			Misses int
+			Stored int
+		} `json:"disk_cache"`
+	}
+	look := func() stats {
+		t.Helper()
+		var list []stats
+		if err := json.Unmarshal([]byte(c.run("cache", "stats", "--format", "json", b)), &list); err != nil || len(list) != 1 {
+			t.Fatalf("cache stats: %v", err)
+		}
+		return list[0]
+	}
+	if list, err := os.ReadDir(filepath.Dir(name(b, 0))); err != nil || len(list) != mails {
+		t.Fatalf("%d messages, %v", len(list), err)
+	}
+	c.eventually("the newest messages are near", func() bool { return look().Cache.Stored == ahead })
+	if st := look(); st.Files.Prefetched != ahead*size || st.Cache.Misses != 0 {
+		t.Errorf("after a listing: %+v", st)
+	}
+	read := func(from, to int) {
+		t.Helper()
+		for i := from; i > to; i-- {
+			if mail, err := os.ReadFile(name(b, i)); err != nil || !strings.HasPrefix(string(mail), fmt.Sprintf("mail %4d\n", i)) || len(mail) != size {
+				t.Fatalf("message %d: %d bytes, %v", i, len(mail), err)
+			}
+		}
+	}
+	read(mails-1, mails-1-ahead)
+	c.eventually("the next messages are near", func() bool { return look().Cache.Stored == 2*ahead })
+	if st := look(); st.Cache.Misses != 0 || st.Files.Used != ahead*size {
+		t.Errorf("after reading what was near: %+v", st)
 	}
 	c.stop(d)
 }
