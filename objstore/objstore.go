@@ -231,6 +231,10 @@ type StatFS struct {
 	Files, FilesFree   uint64
 }
 
+// Disk is what an OSD says of its own: bytes, and how many inodes there are in the groups
+// that it leads.
+type Disk struct{ Total, Free, Files uint64 }
+
 // Session identifies one run of one client. Versions of the chunks that it
 // writes carry the id.
 type Session struct{ ID uint64 }

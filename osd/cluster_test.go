@@ -593,6 +593,7 @@ func TestReplicaMoves(t *testing.T) {
 	f.eventually("voters as the map wants", f.whole)
 	f.eventually("osd.0 has nothing left", func() bool { return len(f.osds[0].hosted()) == 0 })
 	f.sameEverywhere()
+	files(t, 306, f.all()...)
 	err := f.osds[0].View(1, func(volume.View) error { return nil })
 	if !errors.Is(err, objstore.Elsewhere) {
 		t.Fatalf("osd.0 answers %v", err)
@@ -602,6 +603,7 @@ func TestReplicaMoves(t *testing.T) {
 	f.setMap(func(m *objstore.Map) { m.OSDs[0].In = true })
 	f.eventually("back as before", f.whole)
 	f.sameEverywhere()
+	files(t, 306, f.all()...)
 	n := 0
 	for vol := range objstore.VolumeID(5) {
 		n += len(f.names(objstore.VolumeRoot(1 + vol)))

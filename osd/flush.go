@@ -358,6 +358,7 @@ type batch struct {
 	size  int64
 	ts    uint64
 	freed []chunkstore.Loc // to be punched once all is committed
+	files map[uint32]int64 // inodes more, by group
 	err   error
 }
 
@@ -378,6 +379,9 @@ func (b *batch) add(kvs []kv) {
 		b.next()
 	}
 	for _, e := range kvs {
+		if b.err = b.countFiles(e); b.err != nil {
+			return
+		}
 		if e.value == nil {
 			b.err = b.txn.Delete(e.key)
 		} else {
@@ -420,7 +424,31 @@ func (b *batch) commit() error {
 	}
 	b.osd.ts = b.ts - 1
 	b.osd.advance()
+	b.osd.counts.add(b.files)
 	return nil
+}
+
+// countFiles notes how many inodes more a group has when one of its keys, which the batch
+// has once, is written.
+func (b *batch) countFiles(e kv) error {
+	pg, ok := recordOf(e.key)
+	if !ok {
+		return nil
+	}
+	old, err := b.osd.base.get(e.key)
+	if err != nil {
+		return err
+	}
+	had, err := inodes(e.key, old)
+	if err != nil {
+		return err
+	}
+	has, err := inodes(e.key, e.value)
+	if b.files == nil {
+		b.files = map[uint32]int64{}
+	}
+	b.files[pg] += has - had
+	return err
 }
 
 // table writes down pooled chunks stored and removed, and ends the notes of

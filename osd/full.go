@@ -123,16 +123,15 @@ func (f *fullness) roomFor(n int64) error {
 // roomToFlush is nil when a flush can be written down.
 func (o *OSD) roomToFlush() error { return o.full.roomFor(o.unflushed.Load() + dbRoom) }
 
-// Space is the disk's size and what the store may still use of it, in bytes.
-func (o *OSD) Space(context.Context) (total, free uint64, err error) {
+// Space is the disk's size and what the store may still use of it.
+func (o *OSD) Space(context.Context) (objstore.Disk, error) {
+	d := objstore.Disk{Files: o.counts.led(o.hosted())}
 	f := &o.full
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if time.Now().After(f.until) {
 		f.refresh()
 	}
-	if f.err != nil {
-		return 0, 0, f.err
-	}
-	return f.total, f.avail - min(f.avail, f.reserve), nil
+	d.Total, d.Free = f.total, f.avail-min(f.avail, f.reserve)
+	return d, f.err
 }

@@ -145,6 +145,7 @@ type OSD struct {
 	healing   sync.Mutex    // one resident body at a time; before flushMu
 	settled   chan struct{} // closed when what the last run left is cleared up
 
+	counts      fileCount
 	flushMu     sync.Mutex       // one flush at a time
 	released    wal.LSN          // the log before is not needed; flushMu
 	discardTS   uint64           // holdMu
@@ -200,6 +201,7 @@ func Open(ctx context.Context, opt Options) (*OSD, error) {
 	}
 	o.run.Go(func() error { return o.flushLoop(runCtx) })
 	o.run.Go(func() error { return o.reapLoop(runCtx, left) })
+	o.run.Go(func() error { return o.countFiles(runCtx) })
 	if opt.Peers != nil {
 		o.run.Go(func() error { return o.tickLoop(runCtx) })
 		o.run.Go(func() error { return o.pullLoop(runCtx) })

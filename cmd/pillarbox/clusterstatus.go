@@ -201,11 +201,11 @@ func clusterDF(c *cli.Context) error {
 	return giveAs(c, []string{"status"}, nil, &st, func() any {
 		df = clusterSpace{Total: st.Total, Used: st.Total - st.Free, Free: st.Free}
 		m := &objstore.Map{Pools: st.Pools, Ratios: st.Ratios}
-		disks, used := map[int]client.Disk{}, map[int]uint64{}
+		disks, used := map[int]objstore.Disk{}, map[int]uint64{}
 		for _, o := range st.OSDs {
 			m.OSDs = append(m.OSDs, o.OSDInfo)
 			if o.Report != nil {
-				disks[o.ID] = client.Disk{Total: o.Report.Total, Free: o.Report.Free}
+				disks[o.ID] = objstore.Disk{Total: o.Report.Total, Free: o.Report.Free}
 				for id, u := range o.Report.Pools {
 					used[id] += u.Bytes
 				}

@@ -216,8 +216,8 @@ func reportOf(ctx context.Context, o *osd.OSD) mon.Report {
 	if st.Unchecked {
 		r.Seen = uint64(st.Seen)
 	}
-	if total, free, err := o.Space(ctx); err == nil {
-		r.Total, r.Free = total, free
+	if d, err := o.Space(ctx); err == nil {
+		r.Total, r.Free = d.Total, d.Free
 	}
 	r.Pools = map[int]mon.PoolUse{}
 	for id, u := range o.PoolUse() {

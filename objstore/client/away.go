@@ -85,7 +85,7 @@ func (c *Client) probe(p *peer) {
 
 // reach asks an OSD what any can answer.
 func reach(ctx context.Context, osd OSD) error {
-	_, _, err := osd.Space(ctx)
+	_, err := osd.Space(ctx)
 	return err
 }
 

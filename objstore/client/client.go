@@ -42,7 +42,7 @@ type OSD interface {
 	ReadChunk(ctx context.Context, pg uint32, id objstore.ChunkID, off uint32, p []byte) error
 	PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) error
 	Freed(ctx context.Context, pg uint32, max int) ([]objstore.ChunkID, error)
-	Space(ctx context.Context) (total, free uint64, err error)
+	Space(ctx context.Context) (objstore.Disk, error)
 }
 
 // Client is a Store.

@@ -286,13 +286,13 @@ func (o *fakeOSD) ReadChunk(ctx context.Context, _ uint32, id objstore.ChunkID, 
 	return nil
 }
 
-func (o *fakeOSD) Space(ctx context.Context) (uint64, uint64, error) {
+func (o *fakeOSD) Space(ctx context.Context) (objstore.Disk, error) {
 	if err := o.enter(ctx, "Space"); err != nil {
-		return 0, 0, err
+		return objstore.Disk{}, err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.total, o.free, nil
+	return objstore.Disk{Total: o.total, Free: o.free, Files: 5}, nil
 }
 
 // has says whether the OSD holds the chunk, with this content if it is not nil.

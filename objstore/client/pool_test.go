@@ -609,6 +609,9 @@ func TestStatFS(t *testing.T) {
 				}
 				check()
 				check()
+				if st, err := cl.StatFS(t.Context()); err != nil || st.Files-st.FilesFree != uint64(5*tc.osds) || st.FilesFree > tc.left*gib/1024 {
+					t.Errorf("%d inodes, %d free, %v", st.Files, st.FilesFree, err)
+				}
 				if n := c.osds[0].count("Space"); n != 1 {
 					t.Errorf("asked %d times within a second", n)
 				}

@@ -13,32 +13,39 @@ import (
 type space struct {
 	mu    sync.Mutex // held while they are asked; before a peer's
 	until time.Time
-	disks map[int]Disk
+	disks map[int]objstore.Disk
 }
-
-// Disk is an OSD's, in bytes.
-type Disk struct{ Total, Free uint64 }
 
 const (
 	spaceFor  = time.Second            // how old the figures may be
 	spaceWait = 500 * time.Millisecond // how long an OSD may take to answer
 )
 
-// StatFS implements objstore.Store. Inodes are bounded by their numbers only. In
-// a cluster the figures are those of the data pool, after what redundancy
-// costs; what is available ends when the first of the OSDs is full.
+// inodeRoom is about what an empty file takes of the meta pool, with its name, in bytes.
+const inodeRoom = 1 << 10
+
+// StatFS implements objstore.Store. In a cluster the figures are those of the data pool,
+// after what redundancy costs; what is available ends when the first of the OSDs is
+// full. Inodes are as many as there is room for.
 func (c *Client) StatFS(ctx context.Context) (objstore.StatFS, error) {
 	e := c.now.Load()
-	st := objstore.StatFS{Files: objstore.MaxLocal, FilesFree: objstore.MaxLocal}
+	var st objstore.StatFS
 	if e.only != nil {
-		var err error
-		st.Total, st.Free, err = e.only.Space(ctx)
-		st.Avail = st.Free
+		d, err := e.only.Space(ctx)
+		st.Total, st.Free, st.Avail = d.Total, d.Free, d.Free
+		st.FilesFree = d.Free / inodeRoom
+		st.Files = st.FilesFree + d.Files
 		return st, err
 	}
 	disks, err := c.disks(ctx, e)
 	if err != nil {
 		return st, err
+	}
+	_, _, room := PoolSpace(e.Map, e.Meta(), disks)
+	st.FilesFree = room / inodeRoom
+	st.Files = st.FilesFree
+	for _, d := range disks {
+		st.Files += d.Files
 	}
 	p := e.Data()
 	if p.Outside != nil { // what bounds it here is room for names and small bodies
@@ -49,7 +56,7 @@ func (c *Client) StatFS(ctx context.Context) (objstore.StatFS, error) {
 }
 
 // disks asks all OSDs; of those that do not answer it knows what they said last.
-func (c *Client) disks(ctx context.Context, e *epoch) (map[int]Disk, error) {
+func (c *Client) disks(ctx context.Context, e *epoch) (map[int]objstore.Disk, error) {
 	s := &c.space
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,7 +65,7 @@ func (c *Client) disks(ctx context.Context, e *epoch) (map[int]Disk, error) {
 	}
 	type answer struct {
 		osd int
-		Disk
+		objstore.Disk
 		err error
 	}
 	answers := make(chan answer, len(e.OSDs))
@@ -71,15 +78,16 @@ func (c *Client) disks(ctx context.Context, e *epoch) (map[int]Disk, error) {
 		go func() {
 			a := answer{osd: o.ID}
 			a.err = c.call(ctx, o.ID, spaceWait, func(ctx context.Context, osd OSD) (err error) {
-				a.Total, a.Free, err = osd.Space(ctx)
+				a.Disk, err = osd.Space(ctx)
 				return err
 			})
 			answers <- a
 		}()
 	}
-	disks := make(map[int]Disk, len(e.OSDs))
+	disks := make(map[int]objstore.Disk, len(e.OSDs))
 	for _, o := range e.OSDs {
 		if d, ok := s.disks[o.ID]; ok {
+			d.Files = 0 // others lead now
 			disks[o.ID] = d
 		}
 	}
@@ -103,7 +111,7 @@ func (c *Client) disks(ctx context.Context, e *epoch) (map[int]Disk, error) {
 // PoolSpace is the size of a pool, what is free on its disks, and what can be
 // written before the first of them is full, in bytes of chunks. OSDs of which
 // nothing is known do not count.
-func PoolSpace(m *objstore.Map, pool *objstore.Pool, disks map[int]Disk) (total, free, avail uint64) {
+func PoolSpace(m *objstore.Map, pool *objstore.Pool, disks map[int]objstore.Disk) (total, free, avail uint64) {
 	var weights float64
 	in := 0
 	for _, o := range m.OSDs {

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -165,6 +166,24 @@ func Usage(v View, vol objstore.VolumeID) (files, bytes uint64, err error) {
 		return 0, 0, fmt.Errorf("get usage of volume %d: %w", vol, err)
 	}
 	return rec.inodes, rec.bytes, nil
+}
+
+// RecordKey is the key of the record of the volume that a key is of, and a prefix behind
+// all keys of that volume.
+func RecordKey(key []byte) (record, next []byte, ok bool) {
+	if len(key) < prefixLen {
+		return nil, nil, false
+	}
+	return append(bytes.Clone(key[:prefixLen-1]), kVolume), append(bytes.Clone(key[:prefixLen-1]), 0xff), true
+}
+
+// IsRecordKey says whether a key is that of a volume's record.
+func IsRecordKey(key []byte) bool { return len(key) == prefixLen && key[prefixLen-1] == kVolume }
+
+// Inodes is how many inodes a volume has by its record, orphans included.
+func Inodes(key, record []byte) (uint64, error) {
+	rec, err := decodeVolume(key, record)
+	return rec.inodes, err
 }
 
 // Chunks calls fn once for every chunk that the volume's extents refer to,

@@ -73,10 +73,7 @@ func TestCalls(t *testing.T) {
 		req, ch, p := random[objstore.Request](r), randomChange(r), random[objstore.Promise](r)
 		check("Apply", random[objstore.Result](r), func() (any, error) { return c.Apply(ctx, pg, req, ch, p) }, pg, req, ch, p)
 		check("Sync", nil, func() (any, error) { return nil, c.Sync(ctx, pg) }, pg)
-		check("Space", [2]uint64{r.Uint64(), r.Uint64()}, func() (any, error) {
-			total, free, err := c.Space(ctx)
-			return [2]uint64{total, free}, err
-		})
+		check("Space", random[objstore.Disk](r), func() (any, error) { return c.Space(ctx) })
 		lock := random[locks.Lock](r)
 		lock.Start, lock.End = min(lock.Start, lock.End), max(lock.Start, lock.End)
 		held := []locks.Held{{Ino: ino, Lock: lock}}

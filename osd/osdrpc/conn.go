@@ -310,9 +310,9 @@ func (c *Conn) PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) e
 }
 
 // Space implements client.OSD.
-func (c *Conn) Space(ctx context.Context) (total, free uint64, err error) {
+func (c *Conn) Space(ctx context.Context) (objstore.Disk, error) {
 	m, err := c.osd().Space(ctx, &osdv1.SpaceRequest{})
-	return m.GetTotal(), m.GetFree(), c.fail(ctx, err)
+	return objstore.Disk{Total: m.GetTotal(), Free: m.GetFree(), Files: m.GetFiles()}, c.fail(ctx, err)
 }
 
 // HasChunks implements osd.Peer.

@@ -166,9 +166,8 @@ func (f *fake) PutChunk(ctx context.Context, id objstore.ChunkID, data []byte) e
 	return err
 }
 
-func (f *fake) Space(ctx context.Context) (total, free uint64, err error) {
-	s, err := ret[[2]uint64](f.call(ctx, "Space"))
-	return s[0], s[1], err
+func (f *fake) Space(ctx context.Context) (objstore.Disk, error) {
+	return ret[objstore.Disk](f.call(ctx, "Space"))
 }
 
 func (f *fake) HasChunks(ctx context.Context, ids []objstore.ChunkID) ([]bool, error) {

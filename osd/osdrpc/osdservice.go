@@ -183,9 +183,9 @@ func (o *osdService) PutChunk(ctx context.Context, m *osdv1.PutChunkRequest) (*o
 }
 
 func (o *osdService) Space(ctx context.Context, _ *osdv1.SpaceRequest) (*osdv1.SpaceResponse, error) {
-	total, free, err := o.s.backend.Space(ctx)
+	d, err := o.s.backend.Space(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &osdv1.SpaceResponse{Total: total, Free: free}, nil
+	return &osdv1.SpaceResponse{Total: d.Total, Free: d.Free, Files: d.Files}, nil
 }

@@ -1632,6 +1632,7 @@ type SpaceResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Total         uint64                 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
 	Free          uint64                 `protobuf:"varint,2,opt,name=free,proto3" json:"free,omitempty"`
+	Files         uint64                 `protobuf:"varint,3,opt,name=files,proto3" json:"files,omitempty"` // inodes of the groups that the OSD leads
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1676,6 +1677,13 @@ func (x *SpaceResponse) GetTotal() uint64 {
 func (x *SpaceResponse) GetFree() uint64 {
 	if x != nil {
 		return x.Free
+	}
+	return 0
+}
+
+func (x *SpaceResponse) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
 	}
 	return 0
 }
@@ -5135,10 +5143,11 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x0fPutChunkRequest\x12)\n" +
 	"\x02id\x18\x01 \x01(\v2\x19.pillarbox.osd.v1.ChunkIDR\x02id\x12\x12\n" +
 	"\x04data\x18\x0f \x01(\fR\x04data\"\x0e\n" +
-	"\fSpaceRequest\"9\n" +
+	"\fSpaceRequest\"O\n" +
 	"\rSpaceResponse\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x04R\x05total\x12\x12\n" +
-	"\x04free\x18\x02 \x01(\x04R\x04free\"\x9f\x01\n" +
+	"\x04free\x18\x02 \x01(\x04R\x04free\x12\x14\n" +
+	"\x05files\x18\x03 \x01(\x04R\x05files\"\x9f\x01\n" +
 	"\fApplyRequest\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x123\n" +
 	"\arequest\x18\x02 \x01(\v2\x19.pillarbox.osd.v1.RequestR\arequest\x12\x18\n" +
