@@ -18,25 +18,61 @@ import (
 // lockOwners remembers who locked through which handle: fcntl's locks of an open
 // file description end with the handle. The kernel sends RELEASE some time after
 // close(2), when it may have given the same owner to somebody else: those that
-// another handle of the file was used by since are not the first one's any more.
+// another handle of the file was used by since are not the first one's any more,
+// and who comes while an owner's locks are being cleared waits for that.
 type lockOwners struct {
-	mu sync.Mutex                                     // a leaf
-	m  map[uint64]map[uint64]map[locks.Owner]struct{} // by inode and handle
+	mu    sync.Mutex // a leaf
+	nodes map[uint64]*nodeOwners
 }
 
-func (t *lockOwners) add(node, fh uint64, o locks.Owner) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.m == nil {
-		t.m = map[uint64]map[uint64]map[locks.Owner]struct{}{}
+// nodeOwners are those of an inode.
+type nodeOwners struct {
+	of     map[uint64]map[locks.Owner]struct{} // by handle
+	ending map[locks.Owner]chan struct{}       // whose locks are being cleared; closed when they are
+}
+
+// node under mu.
+func (t *lockOwners) node(id uint64) *nodeOwners {
+	n := t.nodes[id]
+	if n == nil {
+		if t.nodes == nil {
+			t.nodes = map[uint64]*nodeOwners{}
+		}
+		n = &nodeOwners{map[uint64]map[locks.Owner]struct{}{}, map[locks.Owner]chan struct{}{}}
+		t.nodes[id] = n
 	}
-	if t.m[node] == nil {
-		t.m[node] = map[uint64]map[locks.Owner]struct{}{}
+	return n
+}
+
+// tidy under mu.
+func (t *lockOwners) tidy(id uint64) {
+	if n := t.nodes[id]; n != nil && len(n.of)+len(n.ending) == 0 {
+		delete(t.nodes, id)
 	}
-	if t.m[node][fh] == nil {
-		t.m[node][fh] = map[locks.Owner]struct{}{}
+}
+
+// add notes that an owner is about to lock through a handle.
+func (t *lockOwners) add(ctx context.Context, node, fh uint64, o locks.Owner) error {
+	for {
+		t.mu.Lock()
+		n := t.node(node)
+		ending := n.ending[o]
+		if ending == nil {
+			if n.of[fh] == nil {
+				n.of[fh] = map[locks.Owner]struct{}{}
+			}
+			n.of[fh][o] = struct{}{}
+		}
+		t.mu.Unlock()
+		if ending == nil {
+			return nil
+		}
+		select {
+		case <-ending:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	t.m[node][fh][o] = struct{}{}
 }
 
 // flushed forgets an owner whose locks of an inode went with close(2), whichever
@@ -44,32 +80,54 @@ func (t *lockOwners) add(node, fh uint64, o locks.Owner) {
 func (t *lockOwners) flushed(node uint64, o locks.Owner) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, owners := range t.m[node] {
-		delete(owners, o)
+	n := t.nodes[node]
+	if n == nil {
+		return
 	}
-}
-
-// remove forgets a handle and lists the owners whose locks end with it. What an
-// owner had that another handle has now goes when that one does.
-func (t *lockOwners) remove(node, fh uint64) (ended []locks.Owner) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	owners := t.m[node][fh]
-	delete(t.m[node], fh)
-	for o := range owners {
-		if !t.uses(node, o) {
-			ended = append(ended, o)
+	for fh, owners := range n.of {
+		if delete(owners, o); len(owners) == 0 {
+			delete(n.of, fh)
 		}
 	}
-	if len(t.m[node]) == 0 {
-		delete(t.m, node)
-	}
-	return ended
+	t.tidy(node)
 }
 
-// uses says whether an owner locked through any handle. Under mu.
-func (t *lockOwners) uses(node uint64, o locks.Owner) bool {
-	for _, owners := range t.m[node] {
+// remove forgets a handle and lists the owners whose locks end with it, and must
+// be cleared before done is called. What an owner had that another handle has now
+// goes when that one does.
+func (t *lockOwners) remove(node, fh uint64) (ended []locks.Owner, done func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.nodes[node]
+	if n == nil {
+		return nil, func() {}
+	}
+	owners := n.of[fh]
+	delete(n.of, fh)
+	for o := range owners {
+		if !n.uses(o) {
+			ended = append(ended, o)
+			n.ending[o] = make(chan struct{})
+		}
+	}
+	t.tidy(node)
+	return ended, func() { t.ended(node, ended) }
+}
+
+func (t *lockOwners) ended(node uint64, owners []locks.Owner) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, o := range owners {
+		n := t.nodes[node]
+		close(n.ending[o])
+		delete(n.ending, o)
+		t.tidy(node)
+	}
+}
+
+// uses says whether an owner locked through any handle. Under lockOwners.mu.
+func (n *nodeOwners) uses(o locks.Owner) bool {
+	for _, owners := range n.of {
 		if _, ok := owners[o]; ok {
 			return true
 		}
@@ -140,7 +198,9 @@ func (r *raw) setLk(cancel <-chan struct{}, op locks.Op, in *fuse.LkIn) fuse.Sta
 	}
 	req := lockRequest(op, in)
 	if req.Op != locks.Unlock {
-		r.owners.add(in.NodeId, in.Fh, req.Lock.Owner)
+		if err := r.owners.add(ctx, in.NodeId, in.Fh, req.Lock.Owner); err != nil {
+			return fuse.EINTR
+		}
 	}
 	a, err := h.Lock(ctx, req)
 	switch {
@@ -162,7 +222,8 @@ func (r *raw) unlock(h *cachefs.Handle, o locks.Owner) error {
 
 // freeLocks clears what ends with a handle.
 func (r *raw) freeLocks(in *fuse.ReleaseIn, h *cachefs.Handle) {
-	owners := r.owners.remove(in.NodeId, in.Fh)
+	owners, done := r.owners.remove(in.NodeId, in.Fh)
+	defer done()
 	if !h.Locked() {
 		return
 	}
