@@ -214,6 +214,11 @@ func (o *OSD) mayLock(ctx context.Context, g *group, r locks.Request, lease objs
 	if err := o.hold(ctx, g, r.Ino.Volume()); err != nil {
 		return err
 	}
+	// A next leader must find the session's record, and so wait for it to say
+	// which locks it has.
+	if err := g.settle(ctx); err != nil {
+		return err
+	}
 	_, err := o.listeners(ctx, g, r.Ino.Volume(), lease.Session)
 	return err
 }

@@ -661,6 +661,10 @@ func (g *group) apply(ctx context.Context, r objstore.Request, c objstore.Change
 	if err := g.canLead(); err != nil {
 		return nil, res, at, err
 	}
+	// The client may have given the change up, and a lock that it was made under.
+	if ctx.Err() != nil {
+		return nil, res, at, fmt.Errorf("%w: %w", objstore.Unavailable, context.Cause(ctx))
+	}
 	// Others go on when the lease is over, which is logged under mu.
 	if lease, ok := objstore.LeaseOf(ctx); ok {
 		if err := g.osd.under(lease); err != nil {

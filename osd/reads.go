@@ -46,6 +46,18 @@ func view[T any](o *OSD, pg uint32, ask func(volume.View) (T, error)) (answer T,
 	return answer, err
 }
 
+// settle waits until what the leader has executed is final: committed, or made
+// by an only member.
+func (g *group) settle(ctx context.Context) error {
+	g.mu.RLock()
+	err, index, final := g.canLead(), g.executed, g.executed <= g.committed || g.soleVoter()
+	g.mu.RUnlock()
+	if err != nil || final {
+		return err
+	}
+	return g.wait(ctx, index)
+}
+
 // readQueue are reads that wait until a majority confirms that this member
 // leads: those that come while one question is under way share the next.
 type readQueue struct {

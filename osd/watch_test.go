@@ -377,3 +377,32 @@ func TestLockTurns(t *testing.T) {
 		t.Fatalf("%+v, %v", a, err)
 	}
 }
+
+// TestNoLockBeforeTheRecord: a session whose record no next leader would find is
+// granted no lock, for that leader would not wait to hear of it.
+func TestNoLockBeforeTheRecord(t *testing.T) {
+	f := newFabric(t, 3)
+	f.eventually("three voters everywhere", f.whole)
+	f.makeVolumes(0, 1)
+	pg := f.m.Group(1)
+	old := f.leader(pg)
+	lock := func(o *OSD, l *listener, wait time.Duration) (locks.Answer, error) {
+		ctx, cancel := context.WithTimeout(l.ctx(t), wait)
+		defer cancel()
+		return o.Lock(ctx, pg, locks.Request{Op: locks.Try, Ino: objstore.VolumeRoot(1), Lock: locks.Lock{
+			Owner: locks.Owner{ID: 1}, Write: true, End: 9}})
+	}
+	f.mu.Lock()
+	f.lost = func(from, _ int, m RaftMessage) bool {
+		return from == old.opt.ID && m.PG == pg && len(m.Msg.GetEntries()) > 0
+	}
+	f.mu.Unlock()
+	if a, err := lock(old, listen(t, old, 11), time.Second); err == nil {
+		t.Fatalf("%+v", a)
+	}
+	f.kill(old.opt.ID)
+	now := f.leader(pg)
+	if a, err := lock(now, listen(t, now, 12), time.Minute); err != nil || !a.Granted {
+		t.Fatalf("%+v, %v", a, err)
+	}
+}
