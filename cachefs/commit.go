@@ -113,6 +113,7 @@ func (f *file) giveUp(fences uint64) {
 	}
 	f.setPending(len(f.dirty) > 0)
 	f.changes.Add(1) // for the size
+	f.fs.dropPages(f.ino)
 }
 
 // piece is an extent to be committed, its bytes with it until they are stored.

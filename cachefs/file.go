@@ -68,7 +68,8 @@ func (fs *FS) open(ctx context.Context, ino objstore.Ino, a *objstore.Attr) (*Ha
 		fs.release(f)
 		return nil, err
 	}
-	return &Handle{f, keep || a != nil, f.fences.Load()}, nil
+	keep = keep && fs.shared.dropped(ino) || a != nil
+	return &Handle{f, keep, f.fences.Load()}, nil
 }
 
 // Unchanged says that what the kernel has of the file since it was last open is

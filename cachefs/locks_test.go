@@ -51,16 +51,72 @@ func TestCommitsBeforeUnlock(t *testing.T) {
 		}
 		return nil
 	})
+	if _, err := h.Lock(b.ctx, locks.Request{Op: locks.Try}); !errors.Is(err, objstore.NoSpace) || len(l.ops) != 3 {
+		t.Errorf("a lock to read what is not committed: %v, %v", err, l.ops)
+	}
 	if _, err := h.Lock(b.ctx, locks.Request{Op: locks.Unlock}); !errors.Is(err, objstore.NoSpace) {
 		t.Errorf("what could not be committed: %v", err)
 	}
 	if l.ops[len(l.ops)-1] != locks.Unlock || len(l.ops) != 4 {
 		t.Errorf("the lock stays: %v", l.ops)
 	}
-	if _, err := h.Lock(b.ctx, locks.Request{Op: locks.Try}); !errors.Is(err, objstore.NoSpace) || len(l.ops) != 4 {
-		t.Errorf("a lock to read what is not committed: %v", err)
-	}
 	b.store.FailWith(nil)
+	// Others may have changed the file since: what was written must not come any more.
+	before := b.store.Count("Apply")
+	if err := h.Fsync(b.ctx); !errors.Is(err, objstore.Fenced) || b.store.Count("Apply") != before {
+		t.Errorf("committed after the lock was let go: %v", err)
+	}
+}
+
+// slowKernel drops pages when it may.
+type slowKernel struct{ may chan struct{} }
+
+func (k *slowKernel) Drop(objstore.Ino)       { <-k.may }
+func (k *slowKernel) Happened(objstore.Event) {}
+
+// TestNoLockOverVoidPages: nobody is granted a lock, or told that the kernel's pages
+// are good, before the kernel has dropped those that are not.
+func TestNoLockOverVoidPages(t *testing.T) {
+	b := newFS(t, Options{})
+	b.fs.shared.locks = &lockLog{commits: func() int { return 0 }}
+	k := &slowKernel{make(chan struct{})}
+	b.fs.SetKernel(k)
+	ino, h := b.create("f")
+	defer h.Release()
+	everything := func(objstore.VolumeID) bool { return true }
+	b.fs.Void(everything, false)
+	again, err := b.fs.Open(b.ctx, ino)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Release()
+	if again.Unchanged() {
+		t.Error("pages that are void are good")
+	}
+	b.fs.Void(everything, false) // another time: both must end
+	locked := make(chan error)
+	go func() {
+		_, err := again.Lock(b.ctx, locks.Request{Op: locks.Wait, Lock: locks.Lock{Write: true}})
+		locked <- err
+	}()
+	k.may <- struct{}{}
+	select {
+	case <-locked:
+		t.Error("a lock over pages that are void")
+	case k.may <- struct{}{}:
+	}
+	if err := <-locked; err != nil {
+		t.Error(err)
+	}
+	b.fs.shared.awaitDrop(ino)
+	good, err := b.fs.Open(b.ctx, ino)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer good.Release()
+	if !good.Unchanged() {
+		t.Error("pages that are good are void")
+	}
 }
 
 // TestFenced: who had data or locks when the lease was over is told at every

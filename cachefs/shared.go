@@ -2,14 +2,11 @@ package cachefs
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
 
 	"pillarbox/objstore"
-	"pillarbox/objstore/locks"
 )
 
 // A store with several hosts: what others change is told by pushes, and what is
@@ -26,16 +23,6 @@ type Kernel interface {
 	Happened(e objstore.Event)
 }
 
-// Locker is a Store that has file locks.
-type Locker interface {
-	// Lock tests, sets or clears a lock. A request that waits ends with ctx. Deadlock.
-	Lock(ctx context.Context, r locks.Request) (locks.Answer, error)
-	// Locked says whether this client has a lock of the inode.
-	Locked(ino objstore.Ino) bool
-	// LostLock says, while Void is called with fenced, whether it had one.
-	LostLock(ino objstore.Ino) bool
-}
-
 // Leaser is a Store that is served under leases.
 type Leaser interface {
 	// Leased says whether what is known of a volume may be served.
@@ -43,45 +30,6 @@ type Leaser interface {
 	// Pin makes changes with the context fail with Fenced if the lease of now is
 	// over before they are made.
 	Pin(ctx context.Context, v objstore.VolumeID) context.Context
-}
-
-// Lock tests, sets or clears a lock of an open file. What was written under a
-// lock is committed before the lock is cleared or becomes one to read; that it
-// cannot be keeps no lock alive. Unsupported: the kernel has the locks of a store
-// with one host.
-func (h *Handle) Lock(ctx context.Context, r locks.Request) (locks.Answer, error) {
-	l := h.f.fs.shared.locks
-	if l == nil {
-		return locks.Answer{}, fmt.Errorf("lock inode %v: %w", h.f.ino, objstore.Unsupported)
-	}
-	if err := h.fenced(); err != nil && r.Op != locks.Unlock {
-		return locks.Answer{}, err
-	}
-	r.Ino = h.f.ino
-	var failed error
-	if lets := r.Op == locks.Unlock || r.Op != locks.Test && !r.Lock.Write; lets && h.f.isDirty() && !h.f.isOrphan() {
-		failed = errors.Join(h.f.flush(context.WithoutCancel(ctx), h.f.fs.promise()), h.fenced()) // a signal ends a wait, nothing else
-		if failed != nil && r.Op != locks.Unlock {
-			return locks.Answer{}, failed
-		}
-	}
-	a, err := l.Lock(ctx, r)
-	if err == nil && failed == nil && r.Op != locks.Unlock {
-		err = h.fenced()
-	}
-	return a, errors.Join(failed, err)
-}
-
-// Locked says whether any process of this host has a lock of the file.
-func (h *Handle) Locked() bool { l := h.f.fs.shared.locks; return l != nil && l.Locked(h.f.ino) }
-
-// fenced is why the handle must not be used: others may have the locks, and have
-// changed the data, that who opened it believes to have. Opened anew, the file is good.
-func (h *Handle) fenced() error {
-	if h.f.fences.Load() == h.born {
-		return nil
-	}
-	return fmt.Errorf("inode %v: its locks, or what was written, were lost when the lease was over: %w", h.f.ino, objstore.Fenced)
 }
 
 // SetKernel says which mount the FS serves. It is called before the first request.
@@ -100,6 +48,7 @@ type shared struct {
 	mu       sync.Mutex // a leaf
 	versions map[objstore.Ino]version
 	dirty    map[objstore.VolumeID]map[*file]struct{}
+	dropping map[objstore.Ino]chan struct{} // of which the kernel may still have pages that are void; closed when it has not
 }
 
 // setDirty notes whether a file has something to commit.
@@ -239,13 +188,7 @@ func (fs *FS) Void(in func(objstore.VolumeID) bool, fenced bool) {
 			f.fence(l != nil && l.LostLock(f.ino))
 		}
 	}
-	if k := fs.shared.kernel; k != nil && len(drop) > 0 {
-		fs.wg.Go(func() {
-			for _, ino := range drop {
-				k.Drop(ino)
-			}
-		})
-	}
+	fs.dropPages(drop...)
 }
 
 // closed remembers which version of the file the kernel may have pages of.
@@ -253,7 +196,7 @@ func (f *file) closed() {
 	f.mu.Lock()
 	v, ok := version{f.seen, f.csize}, f.loaded && f.fresh == f.changes.Load()
 	f.mu.Unlock()
-	if ok && f.fs.shared.kernel != nil {
+	if ok && f.fs.shared.dropped(f.ino) && f.fs.shared.kernel != nil {
 		f.fs.shared.close(f.ino, v)
 	}
 }
@@ -322,19 +265,6 @@ func (f *file) dirtyEnd() (end uint64) {
 		}
 	}
 	return end
-}
-
-// fence gives up what is not committed: others had the right to change the file.
-// What a commit under way has, that gives up by itself (flushLocked).
-func (f *file) fence(locked bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !locked && len(f.dirty)+len(f.flushing) == 0 {
-		return
-	}
-	f.fences.Add(1)
-	f.free(f.dirty.cutOut(0, ^uint64(0)))
-	f.setPending(len(f.flushing) > 0)
 }
 
 // pin is what a commit of the file is made with: see Leaser.
