@@ -242,15 +242,25 @@ func (c *Client) resume(ctx context.Context, pg uint32, s *stream, w Watchable, 
 		return nil
 	}
 	in := func(v objstore.VolumeID) bool { return c.now.Load().Group(v) == pg }
-	c.cache.void(in)
-	to.Void(in, false)
 	c.watch.mu.Lock()
 	learned, lost := h.learned, s.lost[pg]
 	c.watch.mu.Unlock()
-	turn, held := c.locks.say(pg, in)
-	known, err := w.Hold(objstore.WithLease(ctx, objstore.Lease{Session: c.session.ID, Stream: s.id, Turn: turn}), pg, to.Known(in), held)
-	if err != nil {
-		return err
+	var known bool
+	for said := -1; ; {
+		// The leader of before may have answered a first question about a volume while
+		// this one was being told of the others.
+		vols := to.Known(in)
+		if len(vols) == said {
+			break
+		}
+		c.cache.void(in)
+		to.Void(in, false)
+		turn, held := c.locks.say(pg, in)
+		var err error
+		if known, err = w.Hold(objstore.WithLease(ctx, objstore.Lease{Session: c.session.ID, Stream: s.id, Turn: turn}), pg, vols, held); err != nil {
+			return err
+		}
+		said = len(vols)
 	}
 	if !known && learned {
 		c.watch.lost.Add(1)
@@ -259,6 +269,7 @@ func (c *Client) resume(ctx context.Context, pg uint32, s *stream, w Watchable, 
 		to.Void(in, true)
 		c.locks.found(in)
 	}
+	defer c.cache.void(in) // of what was kept under the stream of before
 	c.watch.mu.Lock()
 	defer c.watch.mu.Unlock()
 	if !known && learned {
@@ -337,14 +348,13 @@ func (c *Client) follow(s *stream, w Watchable) {
 			to.Told(p, ack)
 		},
 		Lost: func(pgs []uint32) {
-			m := c.now.Load()
-			c.cache.void(func(v objstore.VolumeID) bool { return slices.Contains(pgs, m.Group(v)) })
 			c.watch.mu.Lock()
 			for _, pg := range pgs {
 				s.lost[pg]++
 			}
 			pgs = slices.DeleteFunc(slices.Clone(pgs), func(pg uint32) bool { return c.watch.holding(pg).from != s })
 			c.watch.mu.Unlock()
+			c.void(to, pgs) // now: it may be long until the next leader is reached
 			c.resumeLater(pgs)
 		},
 	})
@@ -372,10 +382,18 @@ func (c *Client) follow(s *stream, w Watchable) {
 	if !told { // else every operation that is tried again would say so
 		c.opt.Log.Info("the stream with an OSD has ended", "osd", s.osd, "err", err)
 	}
+	c.void(to, pgs)
+	slices.Sort(pgs)
+	c.resumeLater(pgs)
+}
+
+// void drops what is known of placement groups.
+func (c *Client) void(to Watcher, pgs []uint32) {
+	if len(pgs) == 0 {
+		return
+	}
 	m := c.now.Load()
 	in := func(v objstore.VolumeID) bool { return slices.Contains(pgs, m.Group(v)) }
 	c.cache.void(in)
 	to.Void(in, false)
-	slices.Sort(pgs)
-	c.resumeLater(pgs)
 }

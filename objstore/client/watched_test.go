@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pillarbox/objstore"
@@ -165,5 +167,77 @@ func TestExtentsAreKept(t *testing.T) {
 			t.Fatal(err)
 		}
 		ask(1)
+	})
+}
+
+// voids is a listener that counts how often what is known was dropped.
+type voids struct {
+	listener
+	n atomic.Int32
+}
+
+func (v *voids) Void(func(objstore.VolumeID) bool, bool) { v.n.Add(1) }
+
+// loseLead has all OSDs say that they lead placement group 0 no more.
+func loseLead(osds watchedRouter) {
+	for _, o := range osds {
+		o.mu.Lock()
+		for _, to := range o.open {
+			to.Lost([]uint32{0})
+		}
+		o.mu.Unlock()
+	}
+}
+
+// growing is a listener that comes to know a volume while the leader is told.
+type growing struct {
+	listener
+	asked atomic.Int32
+}
+
+func (g *growing) Known(func(objstore.VolumeID) bool) []objstore.VolumeID {
+	if g.asked.Add(1) == 1 {
+		return nil
+	}
+	return []objstore.VolumeID{0}
+}
+
+// TestTellsOfAllVolumes: a volume that came to be known while the next leader was
+// told of the others is told, too, before anything goes by what that leader says.
+func TestTellsOfAllVolumes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 3, replicated(3, 2))
+		cl, osds := c.watching(client.Options{})
+		cl.SetWatcher(&growing{})
+		_, err := cl.Lookup(t.Context(), root, "absent")
+		want(t, err, objstore.NotFound)
+		loseLead(osds)
+		synctest.Wait()
+		if n := c.asked("Hold"); n != 2 {
+			t.Errorf("told %d times", n)
+		}
+	})
+}
+
+// TestLostLeadVoids: what is known of a placement group is not served any more when
+// its leader says that it leads no more, though the next one is not reached for long.
+func TestLostLeadVoids(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 3, replicated(3, 2))
+		cl, osds := c.watching(client.Options{})
+		v := &voids{}
+		cl.SetWatcher(v)
+		_, err := cl.Lookup(t.Context(), root, "absent")
+		want(t, err, objstore.NotFound)
+		for _, o := range c.osds {
+			o.set(hangs)
+		}
+		loseLead(osds)
+		if v.n.Load() == 0 {
+			t.Error("the kernel keeps what it has")
+		}
+		for _, o := range c.osds {
+			o.set(nil)
+		}
 	})
 }
