@@ -4,6 +4,9 @@
 MNT  ?= /mail
 DATA ?= /var/lib/pillarbox
 
+# TAGS=rados builds pools in Ceph without its gateway, which need librados-dev.
+TAGS ?=
+
 # How many inputs `make test` and `make fuzz` try with each fuzz target. A number, not
 # a time: when its time is over, go test sometimes fails for that alone.
 FUZZTIME ?= 50000x
@@ -30,7 +33,7 @@ SHELL = /bin/bash
 .PHONY: build install-deps test-deps run test vet unit fuzz posix crash cluster s3 outside soak e2e bench bench-beside bench-s3 test-ceph lint crush-compare proto clean
 
 build:
-	go build -o bin/pillarbox ./cmd/pillarbox
+	go build $(if $(TAGS),-tags $(TAGS)) -o bin/pillarbox ./cmd/pillarbox
 
 install-deps:
 	@test/install.sh run
@@ -123,11 +126,13 @@ bench-beside: test-deps
 	@command -v glusterd >/dev/null || apt-get install -y --no-install-recommends glusterfs-server
 	go test -tags beside -count=1 -timeout 120m -v -run '^TestBeside$$' ./test/cluster $(BESIDE)
 
-# Runs the conformance suite of outside pools against Ceph's gateway, of a Ceph that
-# it sets up and takes away again.
+# Runs the conformance suite of outside pools against Ceph's gateway and Ceph itself,
+# which it sets up and takes away again.
 test-ceph: test-deps
 	@command -v radosgw >/dev/null || apt-get install -y --no-install-recommends ceph-mon ceph-osd ceph-mgr ceph-common radosgw
-	go test -tags ceph -count=1 -timeout 20m -v -run '^TestPoolOnCeph$$' ./test/s3
+	@test -e /usr/include/rados/librados.h || apt-get install -y --no-install-recommends librados-dev
+	go vet -tags ceph,rados ./objstore/pool/radospool ./test/harness ./test/s3
+	go test -tags ceph,rados -count=1 -timeout 20m -v -run '^(TestPoolOnCeph|TestPoolOnRados)$$' ./test/s3
 
 # Compares placement with that of Ceph's crushtool; docs/crush.md has the result.
 crush-compare:

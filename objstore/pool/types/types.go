@@ -5,6 +5,7 @@ import (
 	"pillarbox/objstore/pool"
 	"pillarbox/objstore/pool/azurepool"
 	"pillarbox/objstore/pool/dropboxpool"
+	"pillarbox/objstore/pool/radospool"
 	"pillarbox/objstore/pool/s3pool"
 	"pillarbox/objstore/pool/swiftpool"
 )
@@ -14,6 +15,7 @@ func All() map[string]pool.Type {
 	return map[string]pool.Type{
 		"azure":   azurepool.Type(),
 		"dropbox": dropboxpool.Type(),
+		"rados":   radospool.Type(),
 		"s3":      s3pool.Type(),
 		"swift":   swiftpool.Type(),
 	}
