@@ -26,6 +26,7 @@ type FS struct {
 	purger purger
 	upSem  chan struct{}
 	bufs   buffers
+	bodies atomic.Int64       // bytes of files' bodies
 	fills  singleflight.Group // chunks being read whole, to be kept
 	ahead  *ahead             // nil: nothing is read ahead
 	wg     sync.WaitGroup     // uploads

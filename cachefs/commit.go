@@ -88,7 +88,8 @@ func (f *file) flushLocked(ctx context.Context, p objstore.Promise) (did bool, e
 // invalidate voids what is cached of the committed state. Under mu.
 func (f *file) invalidate() {
 	f.gen++
-	f.win, f.body = window{}, nil
+	f.win = window{}
+	f.setBody(nil)
 	f.fs.clock.tick(f.ino)
 }
 

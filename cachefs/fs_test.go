@@ -385,3 +385,41 @@ func TestConcurrent(t *testing.T) {
 	}
 	h.Release()
 }
+
+// TestBodiesOfOpenFiles: how much is kept of small files while they are open is
+// bounded over all of them; the rest is read all the same, and all goes with the files.
+func TestBodiesOfOpenFiles(t *testing.T) {
+	const size = 10_000
+	b := newFS(t, Options{BodyMax: 5 * size})
+	mail := random(rand.New(rand.NewSource(1)), size)
+	var open []*Handle
+	for i := range 20 {
+		_, h := b.create(fmt.Sprint(i))
+		b.write(h, mail, 0)
+		if err := h.Fsync(b.ctx); err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, h)
+	}
+	for _, h := range open {
+		p := make([]byte, 100)
+		for off := 0; off < size; off += 1000 {
+			if n, err := h.Read(b.ctx, p, uint64(off)); err != nil || n != len(p) || !bytes.Equal(p, mail[off:off+n]) {
+				t.Fatalf("%d bytes at %d: %v, or other ones", n, off, err)
+			}
+		}
+	}
+	if n := b.fs.Stats().Bodies; n != 5*size {
+		t.Errorf("%d bytes are kept of open files", n)
+	}
+	b.write(open[0], []byte("x"), 5)
+	if err := open[0].Fsync(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range open {
+		h.Release()
+	}
+	if n := b.fs.Stats().Bodies; n != 0 {
+		t.Errorf("%d bytes are kept of closed files", n)
+	}
+}

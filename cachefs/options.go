@@ -27,6 +27,7 @@ type Bodies interface {
 type Options struct {
 	DirtyMax     int64                       // bytes of buffered writes over all files; 64 MiB
 	DirtyPerFile int64                       // the same of one file; 16 MiB
+	BodyMax      int64                       // bytes of small bodies that are kept while their files are open, over all files; 32 MiB
 	Uploads      int                         // chunks on their way to the data pool at a time; 8
 	DirSync      bool                        // every change waits until it is Committed
 	Bodies       Bodies                      // what was read and written, kept on this host; nil: none
@@ -42,6 +43,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.DirtyPerFile == 0 {
 		o.DirtyPerFile = min(16<<20, o.DirtyMax)
+	}
+	if o.BodyMax == 0 {
+		o.BodyMax = 32 << 20
 	}
 	if o.Uploads == 0 {
 		o.Uploads = 8
@@ -65,6 +69,8 @@ func (o Options) Validate() error {
 		return errors.New("too little DirtyMax: smaller than a chunk")
 	case o.DirtyPerFile < objstore.ChunkSize:
 		return errors.New("too little DirtyPerFile: smaller than a chunk")
+	case o.BodyMax < 0:
+		return errors.New("BodyMax: must not be negative")
 	case o.Uploads < 1:
 		return errors.New("at least 1 upload is needed")
 	}

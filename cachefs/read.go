@@ -66,7 +66,7 @@ func (f *file) read(ctx context.Context, p []byte, off uint64) (int, error) {
 			return 0, nil
 		}
 		n := int(min(uint64(len(p)), f.size-off))
-		keep := try < 2 && f.body == nil && f.csize <= smallBody && f.csize > 0 && uint64(n) < f.csize
+		keep := try < 2 && f.body == nil && f.csize <= smallBody && f.csize > 0 && uint64(n) < f.csize && f.fs.bodies.Load() < f.fs.opt.BodyMax
 		var jobs []fetch
 		miss, need := uint64(0), false
 		if !keep {
@@ -233,9 +233,16 @@ func (f *file) loadBody(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.gen == gen {
-		f.body = buf
+		f.setBody(buf)
 	}
 	return nil
+}
+
+// setBody keeps a small file's committed body; nil drops it. There may be a little
+// more of all files than BodyMax: as much as was being read when it was reached. Under mu.
+func (f *file) setBody(b []byte) {
+	f.fs.bodies.Add(int64(len(b) - len(f.body)))
+	f.body = b
 }
 
 // readCommitted reads the committed bytes at off, below everything dirty.

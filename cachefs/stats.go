@@ -5,6 +5,7 @@ import "pillarbox/objstore"
 // Stats are what an FS buffers now, and what it committed since it began.
 type Stats struct {
 	Dirty         int64  `json:"dirty_bytes"`    // bytes written and not committed
+	Bodies        int64  `json:"body_bytes"`     // bytes of small bodies kept while their files are open
 	OpenFiles     int    `json:"open_files"`     // files that are open
 	Commits       uint64 `json:"commits"`        // changes of files' bytes
 	CommitExtents uint64 `json:"commit_extents"` // pieces that they brought
@@ -17,7 +18,7 @@ type Stats struct {
 
 // Stats tells how the FS is doing.
 func (fs *FS) Stats() Stats {
-	s := Stats{Commits: fs.commits.Load(), CommitExtents: fs.commitExtents.Load(), CommitBytes: fs.commitBytes.Load()}
+	s := Stats{Bodies: fs.bodies.Load(), Commits: fs.commits.Load(), CommitExtents: fs.commitExtents.Load(), CommitBytes: fs.commitBytes.Load()}
 	if a := fs.ahead; a != nil {
 		s.Prefetched, s.Used, s.Wasted = a.prefetched.Load(), a.used.Load(), a.waste.Load()
 	}

@@ -73,6 +73,9 @@ func (fs *FS) release(f *file) {
 	if last {
 		f.closed()
 		f.drop()
+		f.mu.Lock()
+		f.setBody(nil)
+		f.mu.Unlock()
 		if orphan {
 			fs.purger.add(f.ino)
 		}

@@ -79,8 +79,9 @@ func (o Options) Validate() error {
 
 // Stats are counted since the cache was opened, but for the sizes.
 type Stats struct {
-	Used      int64  `json:"used_bytes"` // on disk
-	Size      int64  `json:"size_bytes"` // how many there may be
+	Used      int64  `json:"used_bytes"`    // on disk
+	Size      int64  `json:"size_bytes"`    // how many there may be
+	Waiting   int64  `json:"waiting_bytes"` // in memory, to be written
 	Hits      uint64 `json:"hits"`
 	HitBytes  uint64 `json:"hit_bytes"`
 	Misses    uint64 `json:"misses"`
@@ -159,6 +160,9 @@ func (c *Cache) Stats() Stats {
 		Hits: c.hits.Load(), HitBytes: c.hitBytes.Load(), Misses: c.misses.Load(), MissBytes: c.missBytes.Load(),
 		Stored: c.stored.Load(), Evicted: c.evicted.Load(), Damaged: c.damaged.Load(), Skipped: c.skipped.Load(),
 	}
+	c.queue.mu.Lock()
+	s.Waiting = c.queue.bytes
+	c.queue.mu.Unlock()
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if c.away != nil {

@@ -33,6 +33,7 @@ type stack struct {
 	mount  *fusefs.Mounted
 	dev    uint64           // of the mount
 	cache  *diskcache.Cache // nil: none
+	memory memory           // that the mount may keep
 	pools  *layer.Metrics   // of outside pools
 	ship   *shipping        // nil in a cluster
 

@@ -21,7 +21,7 @@ func cacheFlags() []cli.Flag {
 		&cli.StringFlag{Name: "cache-size", Value: "10GiB", Usage: "how many `BYTES` of disk --cache-dir may take"},
 		&cli.StringFlag{Name: "cache-free", Value: "1GiB", Usage: "how many `BYTES` of that disk are left free"},
 		&cli.StringFlag{Name: "cache-ahead", Value: "4MiB", Usage: "how many `BYTES` of a mailbox's newest messages come into --cache-dir when it is opened, and of the next ones when it is read; 0: none"},
-		&cli.StringFlag{Name: "cache-memory", Value: "64MiB", Usage: "with --conf: how many `BYTES` of memory names, attributes and the like may take"},
+		&cli.StringFlag{Name: "cache-memory", Value: "192MiB", Usage: "how many `BYTES` of memory may be taken by all that the mount keeps: names and attributes, bodies, and what waits to be written"},
 	}
 }
 
@@ -31,7 +31,11 @@ func parseCache(c *cli.Context) cacheOptions {
 
 // options are those of package diskcache, for the store with this id.
 func (o *cacheOptions) options(fsid string, log *slog.Logger) (d diskcache.Options, err error) {
-	d = diskcache.Options{Dir: o.dir, Store: fsid, Log: log}
+	m, err := o.shares()
+	if err != nil {
+		return d, err
+	}
+	d = diskcache.Options{Dir: o.dir, Store: fsid, Queue: m.waiting, Log: log}
 	if d.Size, err = parseSize("size", o.size); err != nil {
 		return d, err
 	}
@@ -52,19 +56,36 @@ func parseSize(name, value string) (int64, error) {
 	return int64(n), nil
 }
 
-// leastMemory is what the metadata of a few mailboxes take.
-const leastMemory = 1 << 20
+// leastMemory lets every share of it do its work.
+const leastMemory = 32 << 20
 
-// bytes are those of memory that metadata may take; 0: the default.
-func (o *cacheOptions) bytes() (int64, error) {
+// memory is what a mount may keep of each kind, in bytes; 0: the defaults. What
+// is not needed for writing and for open files is for metadata.
+type memory struct {
+	dirty    int64 // written by programs, and not committed yet
+	bodies   int64 // of small files that are open
+	waiting  int64 // on the way into the disk cache
+	metadata int64 // of a cluster's volumes
+	total    int64
+}
+
+// shares divides the memory that a mount may take.
+func (o *cacheOptions) shares() (m memory, err error) {
 	if o.memory == "" {
-		return 0, nil
+		return m, nil
 	}
-	n, err := parseSize("memory", o.memory)
-	if err == nil && n < leastMemory {
-		err = usageError("--cache-memory %q: must be 1MiB or more", o.memory)
+	if m.total, err = parseSize("memory", o.memory); err != nil {
+		return m, err
 	}
-	return n, err
+	if m.total < leastMemory {
+		return m, usageError("--cache-memory %q: must be 32MiB or more", o.memory)
+	}
+	m.dirty, m.bodies = min(64<<20, m.total/3), min(32<<20, m.total/6)
+	if o.dir != "" {
+		m.waiting = min(32<<20, m.total/6)
+	}
+	m.metadata = m.total - m.dirty - m.bodies - m.waiting
+	return m, nil
 }
 
 // aheadBytes are those of messages that are brought before they are read.
@@ -77,7 +98,7 @@ func (o *cacheOptions) aheadBytes() (int64, error) {
 
 // check refuses what could never work, before anything is mounted.
 func (o *cacheOptions) check(up *upOptions) error {
-	if _, err := o.bytes(); err != nil || o.dir == "" {
+	if _, err := o.shares(); err != nil || o.dir == "" {
 		return err
 	}
 	var err error
@@ -114,7 +135,11 @@ func (s *stack) openFS(ctx context.Context, opt upOptions, log *slog.Logger) (er
 	if err != nil {
 		return err
 	}
-	o := cachefs.Options{DirSync: opt.dirSync, DirtyPerFile: opt.dirtyPerFile, Local: s.client.Local, Ahead: ahead, Log: log, Base: ctx}
+	if s.memory, err = opt.cache.shares(); err != nil {
+		return err
+	}
+	limitMemory(s.memory.total)
+	o := cachefs.Options{DirSync: opt.dirSync, DirtyMax: s.memory.dirty, DirtyPerFile: opt.dirtyPerFile, BodyMax: s.memory.bodies, Local: s.client.Local, Ahead: ahead, Log: log, Base: ctx}
 	if s.cache != nil {
 		o.Bodies = s.sealed.Bodies(s.cache, s.client.Local)
 	}

@@ -84,9 +84,11 @@ func writeCaches(w io.Writer, list []cacheReport) error {
 	found := func(name string, f client.Found) { answered(name, f.Hits, f.Misses, fmt.Sprint(f.Hits+f.Misses)) }
 	for _, r := range list {
 		row("mount point", "%s", r.Mountpoint)
-		row("not committed", "%s", humanize.IBytes(uint64(r.Files.Dirty)))
+		row("memory", "%s of %s", humanize.IBytes(uint64(r.Memory.Used)), humanize.IBytes(uint64(r.Memory.Max)))
+		row("  not committed", "%s", humanize.IBytes(uint64(r.Files.Dirty)))
+		row("  open files", "%s", humanize.IBytes(uint64(r.Files.Bodies)))
 		if m := r.Client; m != nil {
-			row("metadata", "%s of %s of memory", humanize.IBytes(uint64(m.Bytes)), humanize.IBytes(uint64(m.MaxBytes)))
+			row("  metadata", "%s of %s", humanize.IBytes(uint64(m.Bytes)), humanize.IBytes(uint64(m.MaxBytes)))
 			found("names", m.Names)
 			found("attributes", m.Attrs)
 			found("extents", m.Extents)

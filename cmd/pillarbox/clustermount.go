@@ -117,11 +117,11 @@ func openClusterStack(ctx context.Context, opt upOptions, log *slog.Logger) (_ *
 	if err != nil {
 		return nil, fmt.Errorf("name of this host: %w", err)
 	}
-	memory, err := opt.cache.bytes()
+	memory, err := opt.cache.shares()
 	if err != nil {
 		return nil, err
 	}
-	if s.client, err = client.New(ctx, s.cmap, session, conns, client.Options{Log: log, Host: host, Timeout: opt.timeout, Cache: memory, Found: s.found, Outside: s.openPool(opt.pools), Sealed: s.isSealed}); err != nil {
+	if s.client, err = client.New(ctx, s.cmap, session, conns, client.Options{Log: log, Host: host, Timeout: opt.timeout, Cache: memory.metadata, Found: s.found, Outside: s.openPool(opt.pools), Sealed: s.isSealed}); err != nil {
 		return nil, err
 	}
 	if err = s.openKeys(nil, opt, log); err != nil {

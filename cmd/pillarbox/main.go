@@ -25,10 +25,16 @@ import (
 // unless GOMEMLIMIT says otherwise.
 const memoryLimit = 384 << 20
 
-func main() {
+// limitMemory leaves room for what a mount may keep, and as much again, where it is
+// more than usual: a limit below what is kept would have the collector run all the time.
+func limitMemory(kept int64) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
+		debug.SetMemoryLimit(max(memoryLimit, 2*kept))
 	}
+}
+
+func main() {
+	limitMemory(0)
 	// FUSE requests and syncs block threads in the kernel. With a processor to
 	// spare for each thread that returns, none has to queue for one: this halves
 	// the CPU time of a delivery on a machine with two cores.

@@ -18,18 +18,29 @@ type mountStats struct {
 	Files  cachefs.Stats    `json:"files"`
 	Client *client.Stats    `json:"client,omitempty"`     // of a cluster's mount
 	Cache  *diskcache.Stats `json:"disk_cache,omitempty"` // where there is one
+	Memory memoryUse        `json:"memory"`
+}
+
+// memoryUse is what a mount keeps in memory, in bytes, and how much that may be.
+type memoryUse struct {
+	Used int64 `json:"used_bytes"`
+	Max  int64 `json:"max_bytes"`
 }
 
 func (s *stack) stats() *mountStats {
 	st := &mountStats{Time: time.Now(), Stats: s.mount.Stats(), Files: s.fs.Stats()}
+	st.Memory.Used = st.Files.Dirty + st.Files.Bodies
 	if s.osd == nil {
 		c := s.client.Stats()
 		st.Client = &c
+		st.Memory.Used += c.Bytes
 	}
 	if s.cache != nil {
 		c := s.cache.Stats()
 		st.Cache = &c
+		st.Memory.Used += c.Waiting
 	}
+	st.Memory.Max = s.memory.total
 	return st
 }
 
@@ -80,6 +91,8 @@ func (*mountMetrics) each(st *mountStats, put func(mountValue)) {
 	count("pillarbox_mount_written_bytes_total", "bytes of files that the kernel wrote", st.WrittenBytes)
 	gauge("pillarbox_mount_dirty_bytes", "bytes written and not yet committed", float64(st.Files.Dirty))
 	gauge("pillarbox_mount_open_files", "files that are open", float64(st.Files.OpenFiles))
+	gauge("pillarbox_mount_memory_bytes", "memory that what the mount keeps takes: metadata, bodies, and what waits to be written", float64(st.Memory.Used))
+	gauge("pillarbox_mount_memory_max_bytes", "how much that may be", float64(st.Memory.Max))
 	count("pillarbox_mount_commits_total", "changes of files' bytes", st.Files.Commits)
 	count("pillarbox_mount_commit_extents_total", "pieces of files that those brought", st.Files.CommitExtents)
 	count("pillarbox_mount_commit_bytes_total", "bytes that those brought", st.Files.CommitBytes)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -155,6 +156,71 @@ func TestReadAhead(t *testing.T) {
 	if st := look(); st.Cache.Misses != 0 || st.Files.Used != ahead*size {
 		t.Errorf("after reading what was near: %+v", st)
 	}
+	c.stop(d)
+}
+
+// TestCacheMemory writes more than a mount may keep in memory, and reads it: what the
+// mount says that it keeps is never more than --cache-memory.
+func TestCacheMemory(t *testing.T) {
+	c := newCluster(t, 3)
+	c.healthy(3)
+	cache := c.path("cache")
+	if err := os.Mkdir(cache, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	point, d := c.mount("a", "cache-dir="+cache, "cache-free=1MiB", "cache-memory=32MiB")
+	dir := filepath.Join(point, "example.org", "alice")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	most := int64(0)
+	look := func() {
+		t.Helper()
+		var list []struct {
+			Memory struct {
+				Used int64 `json:"used_bytes"`
+				Max  int64 `json:"max_bytes"`
+			}
+		}
+		out, err := c.try("cache", "stats", "--format", "json", point)
+		if err != nil {
+			t.Errorf("cache stats: %v\n%s", err, out)
+			return
+		}
+		if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 1 {
+			t.Errorf("cache stats: %v", err)
+			return
+		}
+		m := list[0].Memory
+		mu.Lock()
+		defer mu.Unlock()
+		most = max(most, m.Used)
+		if m.Max != 32<<20 || m.Used > m.Max || m.Used <= 0 {
+			t.Errorf("%d bytes are kept of %d", m.Used, m.Max)
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range 2 {
+		wg.Go(func() {
+			for j := range 2 {
+				if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i, ".", j)), make([]byte, 6<<20), 0o600); err != nil {
+					t.Error(err)
+				}
+				look()
+			}
+		})
+	}
+	wg.Wait()
+	for i := range 2 {
+		for j := range 2 {
+			if b, err := os.ReadFile(filepath.Join(dir, fmt.Sprint(i, ".", j))); err != nil || len(b) != 6<<20 {
+				t.Errorf("%d bytes read, %v", len(b), err)
+			}
+		}
+		look()
+	}
+	t.Logf("%d bytes were kept at most", most)
 	c.stop(d)
 }
 
