@@ -126,13 +126,14 @@ bench-beside: test-deps
 	@command -v glusterd >/dev/null || apt-get install -y --no-install-recommends glusterfs-server
 	go test -tags beside -count=1 -timeout 120m -v -run '^TestBeside$$' ./test/cluster $(BESIDE)
 
-# Runs the conformance suite of outside pools against Ceph's gateway and Ceph itself,
-# which it sets up and takes away again.
+# Runs the conformance suite of outside pools, and mail servers over a store with one,
+# against Ceph's gateway and Ceph itself, which it sets up and takes away again.
 test-ceph: test-deps
 	@command -v radosgw >/dev/null || apt-get install -y --no-install-recommends ceph-mon ceph-osd ceph-mgr ceph-common radosgw
 	@test -e /usr/include/rados/librados.h || apt-get install -y --no-install-recommends librados-dev
-	go vet -tags ceph,rados ./objstore/pool/radospool ./test/harness ./test/s3
+	go vet -tags ceph,rados ./objstore/pool/radospool ./test/harness ./test/s3 ./test/e2e
 	go test -tags ceph,rados -count=1 -timeout 20m -v -run '^(TestPoolOnCeph|TestPoolOnRados)$$' ./test/s3
+	go test -tags ceph,rados -count=1 -timeout 20m -v -run '^TestOutsideOnCeph$$' ./test/e2e
 
 # Compares placement with that of Ceph's crushtool; docs/crush.md has the result.
 crush-compare:

@@ -43,7 +43,7 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	bin := filepath.Join(dir, "pillarbox")
-	out, err := exec.Command("go", "build", "-o", bin, "pillarbox/cmd/pillarbox").CombinedOutput()
+	out, err := exec.Command("go", "build", "-tags", tags, "-o", bin, "pillarbox/cmd/pillarbox").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build pillarbox: %w\n%s", err, out)
 	}

@@ -3,44 +3,16 @@ package outside
 import (
 	"context"
 	"maps"
-	"os/exec"
 	"testing"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
 
 	"pillarbox/objstore/pool"
 	"pillarbox/objstore/pool/azurepool"
 	"pillarbox/objstore/pool/pooltest"
+	"pillarbox/test/provider"
 )
-
-// Azurite's account, the same everywhere.
-const (
-	azuriteAccount = "devstoreaccount1"
-	azuriteKey     = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-)
-
-// azurite starts one with a container, and returns the settings of a pool in it.
-func azurite(t *testing.T) (map[string]string, *container.Client) {
-	t.Helper()
-	main := cached(t, "azurite/node_modules/azurite/dist/src/blob/main.js")
-	addr := serve(t, `successfully listens on (http://\S+)`, exec.Command("node", main,
-		"--blobHost", "127.0.0.1", "--blobPort", "0", "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"))
-	settings := map[string]string{"account": azuriteAccount, "account_key": azuriteKey, "endpoint": addr + "/" + azuriteAccount, "container": "bodies"}
-	key, err := container.NewSharedKeyCredential(azuriteAccount, azuriteKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := container.NewClientWithSharedKeyCredential(settings["endpoint"]+"/bodies", key, nil)
-	if err == nil {
-		_, err = c.Create(t.Context(), nil)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return settings, c
-}
 
 func openAzure(t *testing.T, settings map[string]string, more map[string]string) pool.Store {
 	t.Helper()
@@ -57,7 +29,7 @@ func openAzure(t *testing.T, settings map[string]string, more map[string]string)
 }
 
 func TestAzure(t *testing.T) {
-	settings, c := azurite(t)
+	settings, c := provider.Azurite(t)
 	mail := maps.Clone(settings)
 	mail["prefix"] = "mail"
 	mailOn(t, "azure", mail)

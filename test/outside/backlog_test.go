@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pillarbox/test/harness"
+	"pillarbox/test/provider"
 )
 
 // shipment is what status says of shipping.
@@ -111,7 +112,7 @@ func (h *host) holds(dir string, want map[string][]byte) {
 // for him as may, also over a crash; then it is refused as by a full disk, while it can
 // be read and removed. When he is back, all gets there, and mail is taken again.
 func TestBacklog(t *testing.T) {
-	settings, _ := ours(t)
+	settings, _ := provider.Pillarbox(t)
 	p := newProvider(t, settings["endpoint"])
 	faulty := maps.Clone(settings)
 	faulty["endpoint"] = p.URL

@@ -11,13 +11,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"pillarbox/test/provider"
 )
 
 // TestFaults: over a provider whose requests fail in all ways, mail is written and
 // read as if nothing were; wrong bytes are never served; away, it is missed by what
 // needs it only, status says so, and all goes on when it is back.
 func TestFaults(t *testing.T) {
-	settings, _ := azurite(t)
+	settings, _ := provider.Azurite(t)
 	origin, err := url.Parse(settings["endpoint"])
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"pillarbox/test/harness"
+	"pillarbox/test/provider"
 )
 
 // age makes all objects look a month old, so that verify removes what nothing names.
@@ -47,7 +48,7 @@ func (h *host) verify() int {
 // what is new and show what was removed, makes nothing be taken for garbage that is
 // not; what he kept is removed when he no longer lies.
 func TestLies(t *testing.T) {
-	settings, bucket := ours(t)
+	settings, bucket := provider.Pillarbox(t)
 	p := newProvider(t, settings["endpoint"])
 	lying := maps.Clone(settings)
 	lying["endpoint"] = p.URL

@@ -33,8 +33,8 @@ const (
 	faults
 )
 
-// provider is a proxy before a store, which does what faulty providers do.
-type provider struct {
+// faultyProvider is a proxy before a store, which does what faulty providers do.
+type faultyProvider struct {
 	*httptest.Server
 	mu    sync.Mutex
 	n     int               // requests since set
@@ -45,13 +45,13 @@ type provider struct {
 	over  chan struct{}     // closed by the next set
 }
 
-func newProvider(t *testing.T, origin string) *provider {
+func newProvider(t *testing.T, origin string) *faultyProvider {
 	t.Helper()
 	to, err := url.Parse(origin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &provider{lists: map[string][]byte{}, over: make(chan struct{})}
+	p := &faultyProvider{lists: map[string][]byte{}, over: make(chan struct{})}
 	proxy := &httputil.ReverseProxy{
 		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(to); r.Out.Host = r.In.Host }, // which S3's clients sign
 		ModifyResponse: p.spoil,
@@ -94,7 +94,7 @@ func newProvider(t *testing.T, origin string) *provider {
 }
 
 // set makes one of so many requests meet a fault, a certain one or each in its turn.
-func (p *provider) set(every int, only fault) {
+func (p *faultyProvider) set(every int, only fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.n, p.every, p.only = 0, every, only
@@ -103,7 +103,7 @@ func (p *provider) set(every int, only fault) {
 }
 
 // draw is what happens to the next request, and a channel that is closed when it is over.
-func (p *provider) draw() (fault, <-chan struct{}) {
+func (p *faultyProvider) draw() (fault, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f := none
@@ -118,14 +118,14 @@ func (p *provider) draw() (fault, <-chan struct{}) {
 	return f, p.over
 }
 
-func (p *provider) lose() {
+func (p *faultyProvider) lose() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.count[lost]++
 }
 
 // removals is how many requests to remove something were answered and not carried out.
-func (p *provider) removals() int {
+func (p *faultyProvider) removals() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.count[lost]
@@ -141,7 +141,7 @@ func isList(r *http.Request) bool {
 }
 
 // list remembers the answer to a request for a list, or answers as it was before.
-func (p *provider) list(res *http.Response, old bool) error {
+func (p *faultyProvider) list(res *http.Response, old bool) error {
 	now, err := io.ReadAll(res.Body)
 	res.Body.Close()
 	if err != nil {
@@ -160,7 +160,7 @@ func (p *provider) list(res *http.Response, old bool) error {
 }
 
 // missed says which of the kinds of faults no request met.
-func (p *provider) missed() (list []string) {
+func (p *faultyProvider) missed() (list []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for f := broken; f < garbled; f++ {
@@ -172,7 +172,7 @@ func (p *provider) missed() (list []string) {
 }
 
 // spoil does to an answer what was drawn for its request.
-func (p *provider) spoil(res *http.Response) error {
+func (p *faultyProvider) spoil(res *http.Response) error {
 	n, _ := strconv.Atoi(res.Request.Header.Get("X-Test-Fault"))
 	f := fault(n)
 	if isList(res.Request) && res.StatusCode < 300 && (f == none || f == stale) {

@@ -1,4 +1,4 @@
-package outside
+package provider
 
 import (
 	"encoding/json"
@@ -14,9 +14,9 @@ import (
 	"pillarbox/test/harness"
 )
 
-// ours starts a Pillarbox as the provider, with a bucket, and returns the settings of
+// Pillarbox starts one with its S3 gateway and a bucket, and returns the settings of
 // a pool in it, and the directory where the bucket's objects are files.
-func ours(t *testing.T) (map[string]string, string) {
+func Pillarbox(t *testing.T) (map[string]string, string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -36,15 +36,22 @@ func ours(t *testing.T) (map[string]string, string) {
 	if err != nil {
 		t.Fatalf("make a user: %v", err)
 	}
+	settings := S3(t, addr, key.Access, key.Secret)
+	return settings, filepath.Join(n.Mount, settings["bucket"])
+}
+
+// S3 makes a bucket in a gateway that runs, and returns the settings of a pool in it.
+func S3(t *testing.T, addr, access, secret string) map[string]string {
+	t.Helper()
 	settings := map[string]string{
-		"endpoint": "http://" + addr, "bucket": "bodies", "region": "us-east-1", "path_style": "true", "access_key": key.Access, "secret_key": key.Secret,
+		"endpoint": "http://" + addr, "bucket": "bodies", "region": "us-east-1", "path_style": "true", "access_key": access, "secret_key": secret,
 	}
 	c := s3.New(s3.Options{
-		BaseEndpoint: aws.String(settings["endpoint"]), Region: "us-east-1", UsePathStyle: true,
-		Credentials: credentials.NewStaticCredentialsProvider(key.Access, key.Secret, ""),
+		BaseEndpoint: aws.String(settings["endpoint"]), Region: settings["region"], UsePathStyle: true,
+		Credentials: credentials.NewStaticCredentialsProvider(access, secret, ""),
 	})
-	if _, err := c.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("bodies")}); err != nil {
+	if _, err := c.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String(settings["bucket"])}); err != nil {
 		t.Fatal(err)
 	}
-	return settings, filepath.Join(n.Mount, "bodies")
+	return settings
 }

@@ -1,0 +1,6 @@
+//go:build !rados
+
+package harness
+
+// tags are those that the program is built with.
+const tags = ""
