@@ -52,6 +52,7 @@ type cachedVolume struct {
 	attrs  map[objstore.Ino]objstore.Attr
 	spans  map[objstore.Ino]span
 	whole  map[objstore.Ino]struct{} // directories of which all names are known
+	lists  map[objstore.Ino]listing
 }
 
 // question is a moment in a volume's history.
@@ -241,17 +242,17 @@ func (c *cache) gotAttr(q question, from *stream, a objstore.Attr) {
 	}
 }
 
-// listed keeps a part of a listing; all: it is the whole.
-func (c *cache) listed(q question, from *stream, dir objstore.Ino, list []objstore.DirEntry, all bool) {
+// listed keeps a part of a listing.
+func (c *cache) listed(q question, from *stream, dir objstore.Ino, l listing) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if int64(len(list))*(nameCost+attrCost) > c.max/4 || !c.present(q, from) {
+	if int64(len(l.names))*(nameCost+attrCost+listCost) > c.max/4 || !c.present(q, from) {
 		return
 	}
-	for _, e := range list {
+	for _, e := range l.names {
 		c.setName(q.of, dir, e)
 	}
-	if all {
+	if l = c.setList(q.of, dir, l); l.after <= beforeAll && l.ends {
 		q.of.whole[dir] = struct{}{}
 	}
 	c.bound()
@@ -359,6 +360,7 @@ func (c *cache) touched(vc *cachedVolume, events []objstore.Event, whole bool) {
 		if name == "" {
 			return
 		}
+		c.dropList(vc, dir)
 		k := nameKey{dir, name}
 		e, known := vc.names[k]
 		_, absent := vc.absent[k]
@@ -387,6 +389,7 @@ func (c *cache) touched(vc *cachedVolume, events []objstore.Event, whole bool) {
 		}
 		if e.Kind == objstore.Removed && e.Type == objstore.ModeDir {
 			delete(vc.whole, e.Ino)
+			c.dropList(vc, e.Ino)
 		}
 	}
 }

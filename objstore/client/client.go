@@ -207,15 +207,18 @@ func (c *Client) GetAttr(ctx context.Context, ino objstore.Ino) (objstore.Attr, 
 
 // ReadDir implements objstore.Store.
 func (c *Client) ReadDir(ctx context.Context, dir objstore.Ino, after uint64, max int, attrs bool) ([]objstore.DirEntry, error) {
+	if list, ok := c.cache.list(dir, after, max, attrs); ok {
+		return list, nil
+	}
 	pg := c.pg(dir)
-	q := c.cache.ask(dir.Volume())
+	q, n := c.cache.ask(dir.Volume()), c.cache.asking(c.under(pg), max)
 	list, err := ask(ctx, c, pg, func(ctx context.Context, osd OSD) ([]objstore.DirEntry, error) {
-		return osd.ReadDir(ctx, pg, dir, after, max, attrs)
+		return osd.ReadDir(ctx, pg, dir, after, n, attrs)
 	})
 	if err == nil {
-		c.cache.listed(q, c.under(pg), dir, list, after == 0 && len(list) < max)
+		c.cache.listed(q, c.under(pg), dir, listing{after, list, len(list) < n})
 	}
-	return list, err
+	return list[:min(max, len(list))], err
 }
 
 // Readlink implements objstore.Store.
