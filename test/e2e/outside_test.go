@@ -50,7 +50,7 @@ type away struct {
 	args         []string
 }
 
-func newAway(t *testing.T, kind string, settings map[string]string) *away {
+func newAway(t *testing.T, kind string, settings map[string]string, args ...string) *away {
 	t.Helper()
 	base := newBase(t)
 	a := &away{site: &site{base: base, mail: filepath.Join(base, "mail")}, config: filepath.Join(base, "pool.json"), keys: filepath.Join(base, "keys")}
@@ -61,7 +61,7 @@ func newAway(t *testing.T, kind string, settings map[string]string) *away {
 	ok(t, "encoding the settings", err)
 	write(t, a.config, string(text), 0o600)
 	a.run(t, "key", "create", "--key-file", a.keys)
-	a.args = []string{"--s3", "off", "--encrypt", "--key-file", a.keys, "--pool", "cloud=" + a.config}
+	a.args = append([]string{"--s3", "off", "--encrypt", "--key-file", a.keys, "--pool", "cloud=" + a.config}, args...)
 	a.serve(t, filepath.Join(t.TempDir(), "data"))
 	return a
 }
