@@ -384,7 +384,7 @@ func (pl *planner) read(lo, hi uint64) ([]byte, error) {
 	buf := make([]byte, hi-lo)
 	segs := pl.s.segs.overlap(lo, hi)
 	if lo < pl.s.csize && segs.coverEnd(lo) < min(hi, pl.s.csize) {
-		if err := pl.f.readCommitted(pl.ctx, buf, lo); err != nil {
+		if err := pl.f.readSettled(pl.ctx, buf, lo); err != nil {
 			return nil, err
 		}
 	}

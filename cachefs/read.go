@@ -260,6 +260,20 @@ func (f *file) readCommitted(ctx context.Context, p []byte, off uint64) error {
 	}
 }
 
+// readSettled is readCommitted that looks again where bytes have moved to another
+// chunk since it was known where they are.
+func (f *file) readSettled(ctx context.Context, p []byte, off uint64) error {
+	for try := 0; ; try++ {
+		f.mu.Lock()
+		gen := f.gen
+		f.mu.Unlock()
+		err := f.readCommitted(ctx, p, off)
+		if err == nil || try >= readRetries || !f.moved(ctx, gen) {
+			return err
+		}
+	}
+}
+
 // fetchAll reads chunks, several at a time.
 func (fs *FS) fetchAll(ctx context.Context, jobs []fetch) error {
 	if a := fs.ahead; a != nil {

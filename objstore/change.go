@@ -114,15 +114,38 @@ type Share struct {
 
 // MoveChunk lets a file name the pooled chunk To instead of From in the extents
 // around Off: within 64 MiB from a multiple of that on. Both begin with the same
-// Len bytes, all that To has, and To was stored by PutChunk, or is what another file
-// moved to; so nothing that stat tells changes. Files that share From move one by one:
+// Len bytes, all that To has, and To was stored by PutChunk, or with Again set is what
+// another file moved to; so nothing that stat tells changes. Files that share From move one by one:
 // Result.Chunks names From as long as others still name it. NotFound (the file does
-// not name From there, or by now more of it), Stale, Invalid.
+// not name From there, or by now more of it), Stale, Invalid (Again, and nobody names To any more).
 type MoveChunk struct {
 	Ino      Ino
 	Off      uint64
 	From, To ChunkID
 	Len      uint32
+	Again    bool
+}
+
+// Pack lets files name parts of the pack To, which PutChunk has stored and no
+// change has named before, instead of other chunks that hold the same bytes. Files
+// that were removed, or name From there no longer, are passed over; so nothing that stat
+// tells changes. A pack that nobody names then is given up. Only the first
+// PackSpan bytes of files are looked at. Stale (no such volume), Invalid (To is no
+// pack, was named before, or is not sealed as what it takes the place of).
+type Pack struct {
+	Vol   VolumeID
+	To    ChunkID
+	Moves []PackMove
+}
+
+// PackMove says that Len bytes of a file's chunk From, from FromOff on, are in
+// the pack from Off on.
+type PackMove struct {
+	Ino     Ino
+	From    ChunkID
+	FromOff uint32
+	Len     uint32
+	Off     uint32
 }
 
 // SetXattr sets an extended attribute. With CreateOnly it must be new (Exist),
@@ -211,6 +234,7 @@ func (c SetAttr) Volume() VolumeID     { return c.Ino.Volume() }
 func (c Write) Volume() VolumeID       { return c.Ino.Volume() }
 func (c Share) Volume() VolumeID       { return c.Ino.Volume() }
 func (c MoveChunk) Volume() VolumeID   { return c.Ino.Volume() }
+func (c Pack) Volume() VolumeID        { return c.Vol }
 func (c SetXattr) Volume() VolumeID    { return c.Ino.Volume() }
 func (c RemoveXattr) Volume() VolumeID { return c.Ino.Volume() }
 func (c Purge) Volume() VolumeID       { return c.Vol }

@@ -124,6 +124,12 @@ func EventsOf(c Change, r Result) []Event {
 		return []Event{{Kind: Touched, Ino: c.Ino, Type: kind}}
 	case Reparent:
 		return []Event{{Kind: Touched, Ino: VolumeRoot(c.Vol)}}
+	case Pack:
+		list := make([]Event, len(c.Moves))
+		for i, m := range c.Moves {
+			list[i] = Event{Kind: Touched, Ino: m.Ino, Type: ModeRegular}
+		}
+		return list
 	case SetXattr:
 		return []Event{{Kind: Touched, Ino: c.Ino}}
 	case RemoveXattr:

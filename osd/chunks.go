@@ -199,6 +199,8 @@ func (t *chunkTable) named(c objstore.Change) {
 		}
 	case objstore.MoveChunk:
 		named(c.To)
+	case objstore.Pack:
+		named(c.To)
 	}
 }
 

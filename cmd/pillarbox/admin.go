@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pillarbox/objstore"
+	"pillarbox/objstore/pack"
 	"pillarbox/objstore/pool/layer"
 	"pillarbox/objstore/volume"
 )
@@ -55,6 +56,7 @@ type statusReport struct {
 	Files      *uint64         `json:"files,omitempty"`         // absent: not counted
 	Outside    []layer.Stats   `json:"outside_pools,omitempty"` // since they were first needed
 	Shipped    *shipReport     `json:"shipped,omitempty"`
+	Packed     *pack.Stats     `json:"packed,omitempty"` // since the start
 }
 
 type osdCounts struct {
@@ -258,6 +260,7 @@ func (a *admin) status(ctx context.Context) *statusReport {
 	}
 	st.Outside = a.s.pools.Pools()
 	st.Shipped = a.s.ship.report()
+	st.Packed = a.s.packed()
 	for _, p := range st.Outside {
 		problem(p.Problem())
 	}

@@ -16,6 +16,7 @@ import (
 	"pillarbox/mon/monrpc"
 	"pillarbox/objstore"
 	"pillarbox/objstore/client"
+	"pillarbox/objstore/pack"
 	"pillarbox/objstore/pool/layer"
 	"pillarbox/objstore/seal"
 	"pillarbox/osd"
@@ -36,6 +37,7 @@ type stack struct {
 	memory memory           // that the mount may keep
 	pools  *layer.Metrics   // of outside pools
 	ship   *shipping        // nil in a cluster
+	packer *pack.Packer     // nil: small mail stays here
 
 	mons    *monrpc.Client // of a cluster
 	closers []func() error // of what a cluster's client has instead of monitor and OSD
@@ -83,7 +85,11 @@ func openStack(ctx context.Context, d *dataDir, opt upOptions, log *slog.Logger)
 	if err = s.openKeys(d, opt, log); err != nil {
 		return nil, err
 	}
-	return s, s.openFS(ctx, opt, log)
+	if err = s.openFS(ctx, opt, log); err != nil {
+		return nil, err
+	}
+	s.startPacking(ctx, opt, log)
+	return s, nil
 }
 
 // found makes a new account encrypted, where that is wanted.
@@ -131,6 +137,9 @@ func (s *stack) mountAt(ctx context.Context, point, dataDir string, opt upOption
 // close flushes and closes everything; the mount must have ended.
 func (s *stack) close() error {
 	var errs []error
+	if s.packer != nil {
+		s.packer.Close()
+	}
 	if s.fs != nil {
 		errs = append(errs, wrap("flush", s.fs.Close()))
 	}

@@ -49,5 +49,8 @@ func writeSpace(w io.Writer, st *statusReport) error {
 	for _, p := range st.Outside {
 		fmt.Fprintf(tw, "%s\t%d\t%d\t%d\t%s\t%s\n", p.Pool, p.Requests, p.Failed, p.Throttled, humanize.IBytes(p.Sent), humanize.IBytes(p.Received))
 	}
+	if p := st.Packed; p != nil {
+		fmt.Fprintf(tw, "\nPACKED\tOBJECTS\tFILES\tBYTES\nsince the start\t%d\t%d\t%s\n", p.Packs, p.Files, humanize.IBytes(uint64(p.Bytes)))
+	}
 	return tw.Flush()
 }

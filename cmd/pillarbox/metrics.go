@@ -182,6 +182,22 @@ func shipMetrics(sh *shipping, log *slog.Logger) prometheus.Collector {
 	})
 }
 
+// packMetrics are of a store whose small mail is packed.
+func packMetrics(s *stack, log *slog.Logger) prometheus.Collector {
+	return newGauges(log, map[string]*prometheus.Desc{
+		"packs": desc("pillarbox_packs", "objects with small mail stored in outside pools since the start"),
+		"files": desc("pillarbox_packed_files", "files whose bodies are in them"),
+		"bytes": desc("pillarbox_packed_bytes", "bytes of these bodies"),
+	}, func(_ context.Context, set func(string, float64, ...string)) error {
+		if n := s.packed(); n != nil {
+			set("packs", float64(n.Packs))
+			set("files", float64(n.Files))
+			set("bytes", float64(n.Bytes))
+		}
+		return nil
+	})
+}
+
 // monMetrics are of the cluster, as a monitor sees it.
 func monMetrics(m *mon.Monitor, log *slog.Logger) prometheus.Collector {
 	return newGauges(log, map[string]*prometheus.Desc{

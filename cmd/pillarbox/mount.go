@@ -78,7 +78,7 @@ func (o *upOptions) args() []string {
 	if o.keyFile != "" {
 		args = append(args, "--key-file", o.keyFile)
 	}
-	args = append(append(args, o.pools.args()...), o.ship.args()...)
+	args = append(append(append(args, o.pools.args()...), o.ship.args()...), o.packArgs()...)
 	if o.metrics != "" {
 		args = append(args, "--metrics", o.metrics)
 	}

@@ -70,6 +70,12 @@ func (o *upOptions) parseMountOption(name, value string) error {
 		o.ship.durability = value
 	case "backlog":
 		o.ship.backlog = value
+	case "pack-after", "pack_after":
+		d, err := time.ParseDuration(value)
+		if err != nil || d < time.Second {
+			return usageError("mount option %s=%s: must be a time of 1s or more, as 720h", name, value)
+		}
+		o.packAfter = d
 	case "ship":
 		o.ship.to = value
 	case "pool":

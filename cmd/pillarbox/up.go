@@ -40,7 +40,8 @@ type upOptions struct {
 	cache             cacheOptions
 	pools             poolFiles
 	ship              shipOptions
-	poolArgs          []string // of -o
+	packAfter         time.Duration // 0: small mail stays on this disk
+	poolArgs          []string      // of -o
 }
 
 const defaultVolumeDepth = 2
@@ -54,7 +55,7 @@ func upFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "nonempty", Usage: "mount over a directory that is not empty"},
 		&cli.StringFlag{Name: "o", Usage: "mount `OPTIONS` as in /etc/fstab, separated by commas"},
 		&cli.StringFlag{Name: "s3", Value: s3Addr, Usage: "with --data: `HOST:PORT` to serve S3 on, or off"},
-		keyFileFlag(), poolFlag(),
+		keyFileFlag(), poolFlag(), packFlag(),
 		&cli.BoolFlag{Name: "encrypt", Usage: "with --key-file: encrypt the mail of accounts that are made from now on, and of all in a new store"},
 		metricsFlag(), pprofFlag(),
 	}, append(append(cacheFlags(), s3Flags()...), shipFlags()...)...), logFlags()...)
@@ -166,7 +167,7 @@ func up(ctx context.Context, opt upOptions, log *slog.Logger, hooks upHooks) (er
 	}
 	var shown locals
 	if err == nil {
-		parts := []prometheus.Collector{osdMetrics(s.osd, log), newMountMetrics(s), s.pools, shipMetrics(s.ship, log)}
+		parts := []prometheus.Collector{osdMetrics(s.osd, log), newMountMetrics(s), s.pools, shipMetrics(s.ship, log), packMetrics(s, log)}
 		if gateway != nil {
 			parts = append(parts, gateway.metrics)
 		}
@@ -386,6 +387,9 @@ func parseUp(c *cli.Context) (upOptions, error) {
 		return opt, failure(exitMountpoint, "mount point: %w", err)
 	}
 	if err := opt.checkShip(c); err != nil {
+		return opt, err
+	}
+	if err := opt.checkPack(c); err != nil {
 		return opt, err
 	}
 	return opt, opt.cache.check(&opt)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -177,6 +178,15 @@ func (v *verifier) gone(err error) bool {
 	return v.runs && (errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale))
 }
 
+// moved says that an extent lies elsewhere by now, in a store that runs.
+func (v *verifier) moved(ctx context.Context, ino objstore.Ino, e objstore.Extent) bool {
+	if !v.runs {
+		return false
+	}
+	now, err := v.s.sealed.Extents(ctx, ino, e.Off, uint64(e.Len))
+	return err == nil && !slices.ContainsFunc(now, func(n objstore.Extent) bool { return n.Chunk == e.Chunk })
+}
+
 func (v *verifier) file(ctx context.Context, ino objstore.Ino, path string) error {
 	for off := uint64(0); ; {
 		list, err := v.s.sealed.Extents(ctx, ino, off, verifySpan)
@@ -190,7 +200,7 @@ func (v *verifier) file(ctx context.Context, ino objstore.Ino, path string) erro
 			v.named[pool.Name(e.Chunk)] = true
 			v.chunks++
 			v.bytes += uint64(e.Len)
-			if err := v.s.sealed.ReadChunk(ctx, e.Chunk, e.ChunkOff, make([]byte, e.Len)); err != nil && v.gone(err) {
+			if err := v.s.sealed.ReadChunk(ctx, e.Chunk, e.ChunkOff, make([]byte, e.Len)); err != nil && (v.gone(err) || v.moved(ctx, ino, e)) {
 				return nil // removed or written anew meanwhile
 			} else if err != nil {
 				v.bad++

@@ -147,9 +147,13 @@ func (c *Client) readRound(ctx context.Context, e *epoch, r chunkRange) (done bo
 	return m.final != nil, m
 }
 
-// named says whether the chunk's file still refers to it.
+// named says whether the chunk's file still refers to it. A pack has no file of its
+// own: it counts as named, and its reader, who looks again at what fails, finds out.
 func (c *Client) named(ctx context.Context, r chunkRange) (bool, error) {
 	c.cache.forgetExtents(r.id)
+	if _, _, pack := r.id.Pack(); pack {
+		return true, nil
+	}
 	extents, err := c.Extents(ctx, r.id.Ino, uint64(r.id.Index)*objstore.ChunkSize, objstore.ChunkSize)
 	if errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale) {
 		return false, nil

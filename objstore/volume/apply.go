@@ -63,6 +63,8 @@ func apply(v View, c objstore.Change, now int64) (*tx, objstore.Result, error) {
 		res, err = t.share(c)
 	case objstore.MoveChunk:
 		res, err = t.moveChunk(c)
+	case objstore.Pack:
+		res, err = t.pack(c)
 	case objstore.SetXattr:
 		res, err = t.setXattr(c)
 	case objstore.RemoveXattr:
@@ -104,6 +106,8 @@ func describe(c objstore.Change, err error) error {
 		return fmt.Errorf("share %d bytes at %d of %v with %v at %d: %w", c.Len, c.SrcOff, c.Src, c.Ino, c.Off, err)
 	case objstore.MoveChunk:
 		return fmt.Errorf("move chunk %v of %v to %v: %w", c.From, c.Ino, c.To, err)
+	case objstore.Pack:
+		return fmt.Errorf("pack bodies into chunk %v: %w", c.To, err)
 	case objstore.SetXattr:
 		return fmt.Errorf("set attribute %q of %v: %w", c.Name, c.Ino, err)
 	case objstore.RemoveXattr:

@@ -27,6 +27,9 @@ func (t *tx) moveChunk(c objstore.MoveChunk) (res objstore.Result, err error) {
 	if val != nil {
 		return res, objstore.Invalid
 	}
+	if c.Again && t.sharersOf(c.To).was == 0 {
+		return res, objstore.Invalid // who moved there is gone, and To may be, too
+	}
 	region := regionOf(c.Off)
 	old, err := t.region(in, region)
 	if err != nil {

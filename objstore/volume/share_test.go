@@ -179,7 +179,12 @@ func (m *shareModel) move(name string) {
 		m.pool[to] = m.pool[e.Chunk]
 	}
 	before := m.s.attr(ino)
-	r := m.s.must(objstore.MoveChunk{Ino: ino, Off: e.Off, From: e.Chunk, To: to, Len: objstore.ChunkSize})
+	c := objstore.MoveChunk{Ino: ino, Off: e.Off, From: e.Chunk, To: to, Len: objstore.ChunkSize, Again: to == m.moved[e.Chunk]}
+	if used, err := References(&m.s.v, to); err != nil || c.Again && !used {
+		m.s.fails(c, objstore.Invalid) // given up, and its note ended
+		return
+	}
+	r := m.s.must(c)
 	if before != m.s.attr(ino) {
 		m.t.Fatalf("%+v became %+v", before, m.s.attr(ino))
 	}
@@ -194,6 +199,73 @@ func (m *shareModel) move(name string) {
 	}
 }
 
+// pack packs what lies in the first region of some files: bodies, chunks and other packs.
+func (m *shareModel) pack() {
+	c := objstore.Pack{Vol: 1}
+	var data []byte
+	files := 0
+	for name := range m.files {
+		if m.IntN(2) == 0 {
+			continue
+		}
+		ext, err := Extents(&m.s.v, m.inos[name], 0, regionSize)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		was := len(c.Moves)
+		for _, e := range ext {
+			if e.Kind < objstore.Resident || e.Off >= regionSize || m.IntN(3) == 0 || len(data)+int(e.Len) > objstore.PackMax {
+				continue
+			}
+			src := m.pool[e.Chunk]
+			if e.Kind == objstore.Resident {
+				src, _ = m.s.v.Get(BodyKey(e.Chunk))
+			}
+			c.Moves = append(c.Moves, objstore.PackMove{Ino: m.inos[name], From: e.Chunk, FromOff: e.ChunkOff, Len: e.Len, Off: uint32(len(data))})
+			data = append(data, src[e.ChunkOff:][:e.Len]...)
+		}
+		if len(c.Moves) > was {
+			files++
+		}
+	}
+	if files == 0 {
+		return
+	}
+	m.version++
+	c.To = objstore.ChunkID{Ino: objstore.PackIno(1), Index: objstore.PackIndex(files, len(data)), Version: m.version}
+	m.pool[c.To] = data
+	before := map[string]objstore.Attr{}
+	for name := range m.files {
+		before[name] = m.s.attr(m.inos[name])
+	}
+	gone := m.IntN(4) == 0 // between the copying and the change
+	if gone {
+		m.remove(m.nameOf(c.Moves[0].Ino))
+	}
+	m.s.must(c)
+	for name := range m.files {
+		if m.s.attr(m.inos[name]) != before[name] {
+			m.t.Fatalf("%+v became %+v", before[name], m.s.attr(m.inos[name]))
+		}
+	}
+	uses, err := Packs(&m.s.v, 1)
+	i := slices.IndexFunc(uses, func(u PackUse) bool { return u.ID == c.To })
+	if want := files; err != nil || !gone && (i < 0 || uses[i].Files != want) {
+		m.t.Fatalf("%d files name %v: %v, %v", want, c.To, uses, err)
+	}
+	m.s.fails(c, objstore.Invalid) // it was named before, or given up
+}
+
+func (m *shareModel) nameOf(ino objstore.Ino) string {
+	for name, i := range m.inos {
+		if i == ino {
+			return name
+		}
+	}
+	m.t.Fatalf("no file is %v", ino)
+	return ""
+}
+
 func (m *shareModel) remove(name string) {
 	ino := m.inos[name]
 	m.s.must(objstore.Remove{Parent: objstore.VolumeRoot(1), Name: name})
@@ -205,7 +277,9 @@ func (m *shareModel) remove(name string) {
 
 func (m *shareModel) step() {
 	name := m.name()
-	switch n := m.IntN(24); {
+	switch n := m.IntN(27); {
+	case n >= 24:
+		m.pack()
 	case n >= 20:
 		m.move(name)
 	case n < 7:
@@ -216,8 +290,17 @@ func (m *shareModel) step() {
 		f := m.file(name)
 		f.resize(m.place())
 		m.s.must(objstore.SetAttr{Ino: m.inos[name], Set: objstore.SetSize, Size: f.size})
-	case m.files[name] != nil:
+	case n < 19 && m.files[name] != nil:
 		m.remove(name)
+	default: // what was given up is removed
+		freed, err := FreedChunks(&m.s.v, 1, -1)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		for _, id := range freed {
+			delete(m.pool, id)
+		}
+		m.s.must(objstore.FreeChunks{Vol: 1, Chunks: freed})
 	}
 }
 

@@ -40,7 +40,13 @@ func changeToWire(c objstore.Change) (*osdv1.Change, error) {
 			Ino: uint64(c.Ino), Off: c.Off, Src: uint64(c.Src), SrcOff: c.SrcOff, Len: c.Len, Mtime: c.Mtime,
 		}}
 	case objstore.MoveChunk:
-		m.Change = &osdv1.Change_MoveChunk{MoveChunk: &osdv1.MoveChunk{Ino: uint64(c.Ino), Off: c.Off, From: chunkToWire(c.From), To: chunkToWire(c.To), Len: c.Len}}
+		m.Change = &osdv1.Change_MoveChunk{MoveChunk: &osdv1.MoveChunk{Ino: uint64(c.Ino), Off: c.Off, From: chunkToWire(c.From), To: chunkToWire(c.To), Len: c.Len, Again: c.Again}}
+	case objstore.Pack:
+		p := &osdv1.Pack{Vol: uint32(c.Vol), To: chunkToWire(c.To)}
+		for _, mv := range c.Moves {
+			p.Moves = append(p.Moves, &osdv1.PackMove{Ino: uint64(mv.Ino), From: chunkToWire(mv.From), FromOff: mv.FromOff, Len: mv.Len, Off: mv.Off})
+		}
+		m.Change = &osdv1.Change_Pack{Pack: p}
 	case objstore.SetXattr:
 		m.Change = &osdv1.Change_SetXattr{SetXattr: &osdv1.SetXattr{
 			Ino: uint64(c.Ino), Name: []byte(c.Name), Value: c.Value, CreateOnly: c.CreateOnly, ReplaceOnly: c.ReplaceOnly,
@@ -125,7 +131,9 @@ func (d *decoder) change(m *osdv1.Change) objstore.Change {
 		}
 	case *osdv1.Change_MoveChunk:
 		c := m.MoveChunk
-		return objstore.MoveChunk{Ino: objstore.Ino(c.GetIno()), Off: c.GetOff(), From: d.chunk(c.GetFrom()), To: d.chunk(c.GetTo()), Len: c.GetLen()}
+		return objstore.MoveChunk{Ino: objstore.Ino(c.GetIno()), Off: c.GetOff(), From: d.chunk(c.GetFrom()), To: d.chunk(c.GetTo()), Len: c.GetLen(), Again: c.GetAgain()}
+	case *osdv1.Change_Pack:
+		return d.pack(m.Pack)
 	case *osdv1.Change_SetXattr:
 		c := m.SetXattr
 		return objstore.SetXattr{
@@ -150,6 +158,19 @@ func (d *decoder) setAttr(c *osdv1.SetAttr) objstore.Change {
 		Ino: objstore.Ino(c.GetIno()), Set: objstore.AttrMask(c.GetSet()), Mode: c.GetMode(), Uid: c.GetUid(), Gid: c.GetGid(),
 		Size: c.GetSize(), Atime: c.GetAtime(), Mtime: c.GetMtime(), Ctime: c.GetCtime(),
 	}
+}
+
+func (d *decoder) pack(m *osdv1.Pack) objstore.Change {
+	c := objstore.Pack{Vol: d.volume(m.GetVol()), To: d.chunk(m.GetTo())}
+	if !d.list("moves", len(m.GetMoves()), objstore.PackMovesMax) {
+		return c
+	}
+	for _, mv := range m.GetMoves() {
+		c.Moves = append(c.Moves, objstore.PackMove{
+			Ino: objstore.Ino(mv.GetIno()), From: d.chunk(mv.GetFrom()), FromOff: mv.GetFromOff(), Len: mv.GetLen(), Off: mv.GetOff(),
+		})
+	}
+	return c
 }
 
 // volumeChange decodes the changes in the lives of volumes.

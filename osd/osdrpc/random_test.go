@@ -115,4 +115,5 @@ var changeTypes = []reflect.Type{
 	reflect.TypeFor[objstore.SealVolume](), reflect.TypeFor[objstore.DropVolume](), reflect.TypeFor[objstore.PendVolume](),
 	reflect.TypeFor[objstore.FreeChunks](), reflect.TypeFor[objstore.Share](), reflect.TypeFor[objstore.MoveChunk](),
 	reflect.TypeFor[objstore.Reparent](),
+	reflect.TypeFor[objstore.Pack](),
 }

@@ -31,7 +31,8 @@ func parts(list []objstore.Extent) (out []part) {
 		i, ok := at[k]
 		if !ok {
 			i = len(out)
-			at[k], out = i, append(out, part{off: e.Off, chunk: e.Chunk})
+			_, size, _ := e.Chunk.Pack() // is moved whole, for all who name it
+			at[k], out = i, append(out, part{off: e.Off, chunk: e.Chunk, n: uint32(size)})
 		}
 		out[i].n = max(out[i].n, e.ChunkOff+e.Len)
 		out[i].bytes += int64(e.Len)
@@ -60,7 +61,7 @@ func (r *run) part(ctx context.Context, f file, p part) error {
 	c, again := r.moved[p.chunk]
 	r.mu.Unlock()
 	if again && c.n >= p.n {
-		if err := r.name(ctx, f, p, c); !errors.Is(err, objstore.Invalid) { // as when it was given up since
+		if err := r.name(ctx, f, p, c, true); !errors.Is(err, objstore.Invalid) { // as when it was given up since
 			return err
 		}
 	}
@@ -73,7 +74,7 @@ func (r *run) part(ctx context.Context, f file, p part) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.path, err)
 	}
-	return r.name(ctx, f, p, c)
+	return r.name(ctx, f, p, c, false)
 }
 
 // put stores a chunk in the pool.
@@ -91,8 +92,8 @@ func (r *run) put(ctx context.Context, p part, data []byte) (copied, error) {
 // name puts a chunk in the place of another in a file, and remembers it for the
 // others that name that. If the file does not name that any more, what was stored
 // is removed as a dead client's is.
-func (r *run) name(ctx context.Context, f file, p part, c copied) error {
-	res, err := r.opt.Store.Apply(ctx, objstore.MoveChunk{Ino: f.ino, Off: p.off, From: p.chunk, To: c.to, Len: c.n}, objstore.Committed)
+func (r *run) name(ctx context.Context, f file, p part, c copied, again bool) error {
+	res, err := r.opt.Store.Apply(ctx, objstore.MoveChunk{Ino: f.ino, Off: p.off, From: p.chunk, To: c.to, Len: c.n, Again: again}, objstore.Committed)
 	if gone(err) {
 		r.lookAgain(true)
 		return nil

@@ -1907,6 +1907,7 @@ type Change struct {
 	//	*Change_Share
 	//	*Change_MoveChunk
 	//	*Change_Reparent
+	//	*Change_Pack
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2120,6 +2121,15 @@ func (x *Change) GetReparent() *Reparent {
 	return nil
 }
 
+func (x *Change) GetPack() *Pack {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Pack); ok {
+			return x.Pack
+		}
+	}
+	return nil
+}
+
 type isChange_Change interface {
 	isChange_Change()
 }
@@ -2200,6 +2210,10 @@ type Change_Reparent struct {
 	Reparent *Reparent `protobuf:"bytes,19,opt,name=reparent,proto3,oneof"`
 }
 
+type Change_Pack struct {
+	Pack *Pack `protobuf:"bytes,20,opt,name=pack,proto3,oneof"`
+}
+
 func (*Change_Create) isChange_Change() {}
 
 func (*Change_Link) isChange_Change() {}
@@ -2237,6 +2251,8 @@ func (*Change_Share) isChange_Change() {}
 func (*Change_MoveChunk) isChange_Change() {}
 
 func (*Change_Reparent) isChange_Change() {}
+
+func (*Change_Pack) isChange_Change() {}
 
 type Create struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2833,6 +2849,7 @@ type MoveChunk struct {
 	From          *ChunkID               `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
 	To            *ChunkID               `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
 	Len           uint32                 `protobuf:"varint,5,opt,name=len,proto3" json:"len,omitempty"`
+	Again         bool                   `protobuf:"varint,6,opt,name=again,proto3" json:"again,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2902,6 +2919,149 @@ func (x *MoveChunk) GetLen() uint32 {
 	return 0
 }
 
+func (x *MoveChunk) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
+type Pack struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vol           uint32                 `protobuf:"varint,1,opt,name=vol,proto3" json:"vol,omitempty"`
+	To            *ChunkID               `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Moves         []*PackMove            `protobuf:"bytes,3,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pack) Reset() {
+	*x = Pack{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pack) ProtoMessage() {}
+
+func (x *Pack) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pack.ProtoReflect.Descriptor instead.
+func (*Pack) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Pack) GetVol() uint32 {
+	if x != nil {
+		return x.Vol
+	}
+	return 0
+}
+
+func (x *Pack) GetTo() *ChunkID {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *Pack) GetMoves() []*PackMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+type PackMove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	From          *ChunkID               `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	FromOff       uint32                 `protobuf:"varint,3,opt,name=from_off,json=fromOff,proto3" json:"from_off,omitempty"`
+	Len           uint32                 `protobuf:"varint,4,opt,name=len,proto3" json:"len,omitempty"`
+	Off           uint32                 `protobuf:"varint,5,opt,name=off,proto3" json:"off,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackMove) Reset() {
+	*x = PackMove{}
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackMove) ProtoMessage() {}
+
+func (x *PackMove) ProtoReflect() protoreflect.Message {
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackMove.ProtoReflect.Descriptor instead.
+func (*PackMove) Descriptor() ([]byte, []int) {
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *PackMove) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *PackMove) GetFrom() *ChunkID {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *PackMove) GetFromOff() uint32 {
+	if x != nil {
+		return x.FromOff
+	}
+	return 0
+}
+
+func (x *PackMove) GetLen() uint32 {
+	if x != nil {
+		return x.Len
+	}
+	return 0
+}
+
+func (x *PackMove) GetOff() uint32 {
+	if x != nil {
+		return x.Off
+	}
+	return 0
+}
+
 type SetXattr struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -2915,7 +3075,7 @@ type SetXattr struct {
 
 func (x *SetXattr) Reset() {
 	*x = SetXattr{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2927,7 +3087,7 @@ func (x *SetXattr) String() string {
 func (*SetXattr) ProtoMessage() {}
 
 func (x *SetXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[41]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2940,7 +3100,7 @@ func (x *SetXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetXattr.ProtoReflect.Descriptor instead.
 func (*SetXattr) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{41}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SetXattr) GetIno() uint64 {
@@ -2988,7 +3148,7 @@ type RemoveXattr struct {
 
 func (x *RemoveXattr) Reset() {
 	*x = RemoveXattr{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3000,7 +3160,7 @@ func (x *RemoveXattr) String() string {
 func (*RemoveXattr) ProtoMessage() {}
 
 func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[42]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3013,7 +3173,7 @@ func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveXattr.ProtoReflect.Descriptor instead.
 func (*RemoveXattr) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{42}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RemoveXattr) GetIno() uint64 {
@@ -3040,7 +3200,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3212,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[43]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3225,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{43}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Purge) GetVol() uint32 {
@@ -3092,7 +3252,7 @@ type ReserveVolume struct {
 
 func (x *ReserveVolume) Reset() {
 	*x = ReserveVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3104,7 +3264,7 @@ func (x *ReserveVolume) String() string {
 func (*ReserveVolume) ProtoMessage() {}
 
 func (x *ReserveVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[44]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3117,7 +3277,7 @@ func (x *ReserveVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveVolume.ProtoReflect.Descriptor instead.
 func (*ReserveVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{44}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReserveVolume) GetParent() uint64 {
@@ -3147,7 +3307,7 @@ type InitVolume struct {
 
 func (x *InitVolume) Reset() {
 	*x = InitVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3159,7 +3319,7 @@ func (x *InitVolume) String() string {
 func (*InitVolume) ProtoMessage() {}
 
 func (x *InitVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[45]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3172,7 +3332,7 @@ func (x *InitVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitVolume.ProtoReflect.Descriptor instead.
 func (*InitVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{45}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *InitVolume) GetVol() uint32 {
@@ -3221,7 +3381,7 @@ type AttachVolume struct {
 
 func (x *AttachVolume) Reset() {
 	*x = AttachVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3233,7 +3393,7 @@ func (x *AttachVolume) String() string {
 func (*AttachVolume) ProtoMessage() {}
 
 func (x *AttachVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[46]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3246,7 +3406,7 @@ func (x *AttachVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVolume.ProtoReflect.Descriptor instead.
 func (*AttachVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{46}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AttachVolume) GetVol() uint32 {
@@ -3280,7 +3440,7 @@ type SealVolume struct {
 
 func (x *SealVolume) Reset() {
 	*x = SealVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3292,7 +3452,7 @@ func (x *SealVolume) String() string {
 func (*SealVolume) ProtoMessage() {}
 
 func (x *SealVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[47]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3305,7 +3465,7 @@ func (x *SealVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealVolume.ProtoReflect.Descriptor instead.
 func (*SealVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{47}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SealVolume) GetVol() uint32 {
@@ -3331,7 +3491,7 @@ type DropVolume struct {
 
 func (x *DropVolume) Reset() {
 	*x = DropVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3343,7 +3503,7 @@ func (x *DropVolume) String() string {
 func (*DropVolume) ProtoMessage() {}
 
 func (x *DropVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[48]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3356,7 +3516,7 @@ func (x *DropVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropVolume.ProtoReflect.Descriptor instead.
 func (*DropVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{48}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DropVolume) GetVol() uint32 {
@@ -3376,7 +3536,7 @@ type PendVolume struct {
 
 func (x *PendVolume) Reset() {
 	*x = PendVolume{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3388,7 +3548,7 @@ func (x *PendVolume) String() string {
 func (*PendVolume) ProtoMessage() {}
 
 func (x *PendVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[49]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3401,7 +3561,7 @@ func (x *PendVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendVolume.ProtoReflect.Descriptor instead.
 func (*PendVolume) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{49}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PendVolume) GetVol() uint32 {
@@ -3429,7 +3589,7 @@ type Reparent struct {
 
 func (x *Reparent) Reset() {
 	*x = Reparent{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3601,7 @@ func (x *Reparent) String() string {
 func (*Reparent) ProtoMessage() {}
 
 func (x *Reparent) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[50]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3614,7 @@ func (x *Reparent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reparent.ProtoReflect.Descriptor instead.
 func (*Reparent) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{50}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Reparent) GetVol() uint32 {
@@ -3488,7 +3648,7 @@ type FreeChunks struct {
 
 func (x *FreeChunks) Reset() {
 	*x = FreeChunks{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3500,7 +3660,7 @@ func (x *FreeChunks) String() string {
 func (*FreeChunks) ProtoMessage() {}
 
 func (x *FreeChunks) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[51]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3513,7 +3673,7 @@ func (x *FreeChunks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreeChunks.ProtoReflect.Descriptor instead.
 func (*FreeChunks) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{51}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FreeChunks) GetVol() uint32 {
@@ -3541,7 +3701,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3553,7 +3713,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[52]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3566,7 +3726,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{52}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *HoldRequest) GetPg() uint32 {
@@ -3600,7 +3760,7 @@ type HeldLock struct {
 
 func (x *HeldLock) Reset() {
 	*x = HeldLock{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3612,7 +3772,7 @@ func (x *HeldLock) String() string {
 func (*HeldLock) ProtoMessage() {}
 
 func (x *HeldLock) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[53]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3625,7 +3785,7 @@ func (x *HeldLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldLock.ProtoReflect.Descriptor instead.
 func (*HeldLock) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{53}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *HeldLock) GetIno() uint64 {
@@ -3657,7 +3817,7 @@ type FileLock struct {
 
 func (x *FileLock) Reset() {
 	*x = FileLock{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3669,7 +3829,7 @@ func (x *FileLock) String() string {
 func (*FileLock) ProtoMessage() {}
 
 func (x *FileLock) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[54]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3682,7 +3842,7 @@ func (x *FileLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileLock.ProtoReflect.Descriptor instead.
 func (*FileLock) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{54}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FileLock) GetSession() uint64 {
@@ -3747,7 +3907,7 @@ type LockRequest struct {
 
 func (x *LockRequest) Reset() {
 	*x = LockRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3759,7 +3919,7 @@ func (x *LockRequest) String() string {
 func (*LockRequest) ProtoMessage() {}
 
 func (x *LockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[55]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3772,7 +3932,7 @@ func (x *LockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
 func (*LockRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{55}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *LockRequest) GetPg() uint32 {
@@ -3818,7 +3978,7 @@ type WaitsRequest struct {
 
 func (x *WaitsRequest) Reset() {
 	*x = WaitsRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3830,7 +3990,7 @@ func (x *WaitsRequest) String() string {
 func (*WaitsRequest) ProtoMessage() {}
 
 func (x *WaitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[56]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3843,7 +4003,7 @@ func (x *WaitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitsRequest.ProtoReflect.Descriptor instead.
 func (*WaitsRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{56}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
 }
 
 type WaitsResponse struct {
@@ -3855,7 +4015,7 @@ type WaitsResponse struct {
 
 func (x *WaitsResponse) Reset() {
 	*x = WaitsResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3867,7 +4027,7 @@ func (x *WaitsResponse) String() string {
 func (*WaitsResponse) ProtoMessage() {}
 
 func (x *WaitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[57]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3880,7 +4040,7 @@ func (x *WaitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitsResponse.ProtoReflect.Descriptor instead.
 func (*WaitsResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{57}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *WaitsResponse) GetWaiting() []*Waiting {
@@ -3901,7 +4061,7 @@ type Waiting struct {
 
 func (x *Waiting) Reset() {
 	*x = Waiting{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3913,7 +4073,7 @@ func (x *Waiting) String() string {
 func (*Waiting) ProtoMessage() {}
 
 func (x *Waiting) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[58]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3926,7 +4086,7 @@ func (x *Waiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Waiting.ProtoReflect.Descriptor instead.
 func (*Waiting) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{58}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Waiting) GetOwner() *LockOwner {
@@ -3961,7 +4121,7 @@ type LockOwner struct {
 
 func (x *LockOwner) Reset() {
 	*x = LockOwner{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3973,7 +4133,7 @@ func (x *LockOwner) String() string {
 func (*LockOwner) ProtoMessage() {}
 
 func (x *LockOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[59]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3986,7 +4146,7 @@ func (x *LockOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockOwner.ProtoReflect.Descriptor instead.
 func (*LockOwner) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{59}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LockOwner) GetSession() uint64 {
@@ -4020,7 +4180,7 @@ type LockAnswer struct {
 
 func (x *LockAnswer) Reset() {
 	*x = LockAnswer{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4032,7 +4192,7 @@ func (x *LockAnswer) String() string {
 func (*LockAnswer) ProtoMessage() {}
 
 func (x *LockAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[60]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4045,7 +4205,7 @@ func (x *LockAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockAnswer.ProtoReflect.Descriptor instead.
 func (*LockAnswer) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{60}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LockAnswer) GetGranted() bool {
@@ -4071,7 +4231,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4083,7 +4243,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[61]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4096,7 +4256,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{61}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *HoldResponse) GetKnown() bool {
@@ -4119,7 +4279,7 @@ type FromWatcher struct {
 
 func (x *FromWatcher) Reset() {
 	*x = FromWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4131,7 +4291,7 @@ func (x *FromWatcher) String() string {
 func (*FromWatcher) ProtoMessage() {}
 
 func (x *FromWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[62]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4144,7 +4304,7 @@ func (x *FromWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromWatcher.ProtoReflect.Descriptor instead.
 func (*FromWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{62}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *FromWatcher) GetSession() uint64 {
@@ -4185,7 +4345,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4197,7 +4357,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[63]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4210,7 +4370,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{63}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -4240,7 +4400,7 @@ type ToWatcher struct {
 
 func (x *ToWatcher) Reset() {
 	*x = ToWatcher{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4252,7 +4412,7 @@ func (x *ToWatcher) String() string {
 func (*ToWatcher) ProtoMessage() {}
 
 func (x *ToWatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[64]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4265,7 +4425,7 @@ func (x *ToWatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToWatcher.ProtoReflect.Descriptor instead.
 func (*ToWatcher) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{64}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ToWatcher) GetStream() uint64 {
@@ -4307,7 +4467,7 @@ type Push struct {
 
 func (x *Push) Reset() {
 	*x = Push{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4319,7 +4479,7 @@ func (x *Push) String() string {
 func (*Push) ProtoMessage() {}
 
 func (x *Push) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[65]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4332,7 +4492,7 @@ func (x *Push) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Push.ProtoReflect.Descriptor instead.
 func (*Push) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{65}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Push) GetSeq() uint64 {
@@ -4371,7 +4531,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4383,7 +4543,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[66]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4396,7 +4556,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{66}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Event) GetKind() uint32 {
@@ -4457,7 +4617,7 @@ type ChunkList struct {
 
 func (x *ChunkList) Reset() {
 	*x = ChunkList{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4469,7 +4629,7 @@ func (x *ChunkList) String() string {
 func (*ChunkList) ProtoMessage() {}
 
 func (x *ChunkList) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[67]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4482,7 +4642,7 @@ func (x *ChunkList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkList.ProtoReflect.Descriptor instead.
 func (*ChunkList) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{67}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ChunkList) GetIds() []*ChunkID {
@@ -4502,7 +4662,7 @@ type WantedChunksRequest struct {
 
 func (x *WantedChunksRequest) Reset() {
 	*x = WantedChunksRequest{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4514,7 +4674,7 @@ func (x *WantedChunksRequest) String() string {
 func (*WantedChunksRequest) ProtoMessage() {}
 
 func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[68]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4527,7 +4687,7 @@ func (x *WantedChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantedChunksRequest.ProtoReflect.Descriptor instead.
 func (*WantedChunksRequest) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{68}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *WantedChunksRequest) GetPg() uint32 {
@@ -4555,7 +4715,7 @@ type Shards struct {
 
 func (x *Shards) Reset() {
 	*x = Shards{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4567,7 +4727,7 @@ func (x *Shards) String() string {
 func (*Shards) ProtoMessage() {}
 
 func (x *Shards) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[69]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4580,7 +4740,7 @@ func (x *Shards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shards.ProtoReflect.Descriptor instead.
 func (*Shards) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{69}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Shards) GetHeld() []byte {
@@ -4600,7 +4760,7 @@ type Answers struct {
 
 func (x *Answers) Reset() {
 	*x = Answers{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4612,7 +4772,7 @@ func (x *Answers) String() string {
 func (*Answers) ProtoMessage() {}
 
 func (x *Answers) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[70]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4625,7 +4785,7 @@ func (x *Answers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answers.ProtoReflect.Descriptor instead.
 func (*Answers) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{70}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Answers) GetYes() []bool {
@@ -4644,7 +4804,7 @@ type FetchChunkResponse struct {
 
 func (x *FetchChunkResponse) Reset() {
 	*x = FetchChunkResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4656,7 +4816,7 @@ func (x *FetchChunkResponse) String() string {
 func (*FetchChunkResponse) ProtoMessage() {}
 
 func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[71]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4669,7 +4829,7 @@ func (x *FetchChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunkResponse.ProtoReflect.Descriptor instead.
 func (*FetchChunkResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{71}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *FetchChunkResponse) GetData() []byte {
@@ -4689,7 +4849,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4701,7 +4861,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[72]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4714,7 +4874,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{72}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *MembersResponse) GetTerm() uint64 {
@@ -4740,7 +4900,7 @@ type GroupPieces struct {
 
 func (x *GroupPieces) Reset() {
 	*x = GroupPieces{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4752,7 +4912,7 @@ func (x *GroupPieces) String() string {
 func (*GroupPieces) ProtoMessage() {}
 
 func (x *GroupPieces) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[73]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4765,7 +4925,7 @@ func (x *GroupPieces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPieces.ProtoReflect.Descriptor instead.
 func (*GroupPieces) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{73}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GroupPieces) GetPieces() []*GroupPiece {
@@ -4786,7 +4946,7 @@ type GroupPiece struct {
 
 func (x *GroupPiece) Reset() {
 	*x = GroupPiece{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4798,7 +4958,7 @@ func (x *GroupPiece) String() string {
 func (*GroupPiece) ProtoMessage() {}
 
 func (x *GroupPiece) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[74]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4811,7 +4971,7 @@ func (x *GroupPiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPiece.ProtoReflect.Descriptor instead.
 func (*GroupPiece) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{74}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *GroupPiece) GetHead() *GroupHead {
@@ -4847,7 +5007,7 @@ type GroupHead struct {
 
 func (x *GroupHead) Reset() {
 	*x = GroupHead{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4859,7 +5019,7 @@ func (x *GroupHead) String() string {
 func (*GroupHead) ProtoMessage() {}
 
 func (x *GroupHead) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[75]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4872,7 +5032,7 @@ func (x *GroupHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHead.ProtoReflect.Descriptor instead.
 func (*GroupHead) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{75}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *GroupHead) GetIndex() uint64 {
@@ -4912,7 +5072,7 @@ type RaftBatch struct {
 
 func (x *RaftBatch) Reset() {
 	*x = RaftBatch{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4924,7 +5084,7 @@ func (x *RaftBatch) String() string {
 func (*RaftBatch) ProtoMessage() {}
 
 func (x *RaftBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[76]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4937,7 +5097,7 @@ func (x *RaftBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftBatch.ProtoReflect.Descriptor instead.
 func (*RaftBatch) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{76}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *RaftBatch) GetMessages() []*RaftMessage {
@@ -4957,7 +5117,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[77]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4969,7 +5129,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[77]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4982,7 +5142,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{77}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RaftMessage) GetPg() uint32 {
@@ -5007,7 +5167,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[78]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5019,7 +5179,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[78]
+	mi := &file_osd_osdrpc_osdv1_osd_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5032,7 +5192,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{78}
+	return file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP(), []int{80}
 }
 
 var File_osd_osdrpc_osdv1_osd_proto protoreflect.FileDescriptor
@@ -5161,7 +5321,7 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x04attr\x18\x01 \x01(\v2\x16.pillarbox.osd.v1.AttrR\x04attr\x12\x16\n" +
 	"\x06orphan\x18\x02 \x01(\x04R\x06orphan\x12*\n" +
 	"\x04dirs\x18\x03 \x03(\v2\x16.pillarbox.osd.v1.AttrR\x04dirs\x121\n" +
-	"\x06chunks\x18\x04 \x03(\v2\x19.pillarbox.osd.v1.ChunkIDR\x06chunks\"\xf4\b\n" +
+	"\x06chunks\x18\x04 \x03(\v2\x19.pillarbox.osd.v1.ChunkIDR\x06chunks\"\xa2\t\n" +
 	"\x06Change\x122\n" +
 	"\x06create\x18\x01 \x01(\v2\x18.pillarbox.osd.v1.CreateH\x00R\x06create\x12,\n" +
 	"\x04link\x18\x02 \x01(\v2\x16.pillarbox.osd.v1.LinkH\x00R\x04link\x122\n" +
@@ -5188,7 +5348,8 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x05share\x18\x11 \x01(\v2\x17.pillarbox.osd.v1.ShareH\x00R\x05share\x12<\n" +
 	"\n" +
 	"move_chunk\x18\x12 \x01(\v2\x1b.pillarbox.osd.v1.MoveChunkH\x00R\tmoveChunk\x128\n" +
-	"\breparent\x18\x13 \x01(\v2\x1a.pillarbox.osd.v1.ReparentH\x00R\breparentB\b\n" +
+	"\breparent\x18\x13 \x01(\v2\x1a.pillarbox.osd.v1.ReparentH\x00R\breparent\x12,\n" +
+	"\x04pack\x18\x14 \x01(\v2\x16.pillarbox.osd.v1.PackH\x00R\x04packB\b\n" +
 	"\x06change\"\x98\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -5241,13 +5402,24 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x03src\x18\x03 \x01(\x04R\x03src\x12\x17\n" +
 	"\asrc_off\x18\x04 \x01(\x04R\x06srcOff\x12\x10\n" +
 	"\x03len\x18\x05 \x01(\x04R\x03len\x12\x14\n" +
-	"\x05mtime\x18\x06 \x01(\x10R\x05mtime\"\x9b\x01\n" +
+	"\x05mtime\x18\x06 \x01(\x10R\x05mtime\"\xb1\x01\n" +
 	"\tMoveChunk\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\x04R\x03off\x12-\n" +
 	"\x04from\x18\x03 \x01(\v2\x19.pillarbox.osd.v1.ChunkIDR\x04from\x12)\n" +
 	"\x02to\x18\x04 \x01(\v2\x19.pillarbox.osd.v1.ChunkIDR\x02to\x12\x10\n" +
-	"\x03len\x18\x05 \x01(\rR\x03len\"\x8a\x01\n" +
+	"\x03len\x18\x05 \x01(\rR\x03len\x12\x14\n" +
+	"\x05again\x18\x06 \x01(\bR\x05again\"u\n" +
+	"\x04Pack\x12\x10\n" +
+	"\x03vol\x18\x01 \x01(\rR\x03vol\x12)\n" +
+	"\x02to\x18\x02 \x01(\v2\x19.pillarbox.osd.v1.ChunkIDR\x02to\x120\n" +
+	"\x05moves\x18\x03 \x03(\v2\x1a.pillarbox.osd.v1.PackMoveR\x05moves\"\x8a\x01\n" +
+	"\bPackMove\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12-\n" +
+	"\x04from\x18\x02 \x01(\v2\x19.pillarbox.osd.v1.ChunkIDR\x04from\x12\x19\n" +
+	"\bfrom_off\x18\x03 \x01(\rR\afromOff\x12\x10\n" +
+	"\x03len\x18\x04 \x01(\rR\x03len\x12\x10\n" +
+	"\x03off\x18\x05 \x01(\rR\x03off\"\x8a\x01\n" +
 	"\bSetXattr\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x14\n" +
@@ -5437,7 +5609,7 @@ func file_osd_osdrpc_osdv1_osd_proto_rawDescGZIP() []byte {
 	return file_osd_osdrpc_osdv1_osd_proto_rawDescData
 }
 
-var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
+var file_osd_osdrpc_osdv1_osd_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
 var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*ScrubRequest)(nil),        // 0: pillarbox.osd.v1.ScrubRequest
 	(*Scrubbed)(nil),            // 1: pillarbox.osd.v1.Scrubbed
@@ -5480,46 +5652,48 @@ var file_osd_osdrpc_osdv1_osd_proto_goTypes = []any{
 	(*Write)(nil),               // 38: pillarbox.osd.v1.Write
 	(*Share)(nil),               // 39: pillarbox.osd.v1.Share
 	(*MoveChunk)(nil),           // 40: pillarbox.osd.v1.MoveChunk
-	(*SetXattr)(nil),            // 41: pillarbox.osd.v1.SetXattr
-	(*RemoveXattr)(nil),         // 42: pillarbox.osd.v1.RemoveXattr
-	(*Purge)(nil),               // 43: pillarbox.osd.v1.Purge
-	(*ReserveVolume)(nil),       // 44: pillarbox.osd.v1.ReserveVolume
-	(*InitVolume)(nil),          // 45: pillarbox.osd.v1.InitVolume
-	(*AttachVolume)(nil),        // 46: pillarbox.osd.v1.AttachVolume
-	(*SealVolume)(nil),          // 47: pillarbox.osd.v1.SealVolume
-	(*DropVolume)(nil),          // 48: pillarbox.osd.v1.DropVolume
-	(*PendVolume)(nil),          // 49: pillarbox.osd.v1.PendVolume
-	(*Reparent)(nil),            // 50: pillarbox.osd.v1.Reparent
-	(*FreeChunks)(nil),          // 51: pillarbox.osd.v1.FreeChunks
-	(*HoldRequest)(nil),         // 52: pillarbox.osd.v1.HoldRequest
-	(*HeldLock)(nil),            // 53: pillarbox.osd.v1.HeldLock
-	(*FileLock)(nil),            // 54: pillarbox.osd.v1.FileLock
-	(*LockRequest)(nil),         // 55: pillarbox.osd.v1.LockRequest
-	(*WaitsRequest)(nil),        // 56: pillarbox.osd.v1.WaitsRequest
-	(*WaitsResponse)(nil),       // 57: pillarbox.osd.v1.WaitsResponse
-	(*Waiting)(nil),             // 58: pillarbox.osd.v1.Waiting
-	(*LockOwner)(nil),           // 59: pillarbox.osd.v1.LockOwner
-	(*LockAnswer)(nil),          // 60: pillarbox.osd.v1.LockAnswer
-	(*HoldResponse)(nil),        // 61: pillarbox.osd.v1.HoldResponse
-	(*FromWatcher)(nil),         // 62: pillarbox.osd.v1.FromWatcher
-	(*Ack)(nil),                 // 63: pillarbox.osd.v1.Ack
-	(*ToWatcher)(nil),           // 64: pillarbox.osd.v1.ToWatcher
-	(*Push)(nil),                // 65: pillarbox.osd.v1.Push
-	(*Event)(nil),               // 66: pillarbox.osd.v1.Event
-	(*ChunkList)(nil),           // 67: pillarbox.osd.v1.ChunkList
-	(*WantedChunksRequest)(nil), // 68: pillarbox.osd.v1.WantedChunksRequest
-	(*Shards)(nil),              // 69: pillarbox.osd.v1.Shards
-	(*Answers)(nil),             // 70: pillarbox.osd.v1.Answers
-	(*FetchChunkResponse)(nil),  // 71: pillarbox.osd.v1.FetchChunkResponse
-	(*MembersResponse)(nil),     // 72: pillarbox.osd.v1.MembersResponse
-	(*GroupPieces)(nil),         // 73: pillarbox.osd.v1.GroupPieces
-	(*GroupPiece)(nil),          // 74: pillarbox.osd.v1.GroupPiece
-	(*GroupHead)(nil),           // 75: pillarbox.osd.v1.GroupHead
-	(*RaftBatch)(nil),           // 76: pillarbox.osd.v1.RaftBatch
-	(*RaftMessage)(nil),         // 77: pillarbox.osd.v1.RaftMessage
-	(*Beat)(nil),                // 78: pillarbox.osd.v1.Beat
-	(*raftpb.ConfState)(nil),    // 79: raftpb.ConfState
-	(*raftpb.Message)(nil),      // 80: raftpb.Message
+	(*Pack)(nil),                // 41: pillarbox.osd.v1.Pack
+	(*PackMove)(nil),            // 42: pillarbox.osd.v1.PackMove
+	(*SetXattr)(nil),            // 43: pillarbox.osd.v1.SetXattr
+	(*RemoveXattr)(nil),         // 44: pillarbox.osd.v1.RemoveXattr
+	(*Purge)(nil),               // 45: pillarbox.osd.v1.Purge
+	(*ReserveVolume)(nil),       // 46: pillarbox.osd.v1.ReserveVolume
+	(*InitVolume)(nil),          // 47: pillarbox.osd.v1.InitVolume
+	(*AttachVolume)(nil),        // 48: pillarbox.osd.v1.AttachVolume
+	(*SealVolume)(nil),          // 49: pillarbox.osd.v1.SealVolume
+	(*DropVolume)(nil),          // 50: pillarbox.osd.v1.DropVolume
+	(*PendVolume)(nil),          // 51: pillarbox.osd.v1.PendVolume
+	(*Reparent)(nil),            // 52: pillarbox.osd.v1.Reparent
+	(*FreeChunks)(nil),          // 53: pillarbox.osd.v1.FreeChunks
+	(*HoldRequest)(nil),         // 54: pillarbox.osd.v1.HoldRequest
+	(*HeldLock)(nil),            // 55: pillarbox.osd.v1.HeldLock
+	(*FileLock)(nil),            // 56: pillarbox.osd.v1.FileLock
+	(*LockRequest)(nil),         // 57: pillarbox.osd.v1.LockRequest
+	(*WaitsRequest)(nil),        // 58: pillarbox.osd.v1.WaitsRequest
+	(*WaitsResponse)(nil),       // 59: pillarbox.osd.v1.WaitsResponse
+	(*Waiting)(nil),             // 60: pillarbox.osd.v1.Waiting
+	(*LockOwner)(nil),           // 61: pillarbox.osd.v1.LockOwner
+	(*LockAnswer)(nil),          // 62: pillarbox.osd.v1.LockAnswer
+	(*HoldResponse)(nil),        // 63: pillarbox.osd.v1.HoldResponse
+	(*FromWatcher)(nil),         // 64: pillarbox.osd.v1.FromWatcher
+	(*Ack)(nil),                 // 65: pillarbox.osd.v1.Ack
+	(*ToWatcher)(nil),           // 66: pillarbox.osd.v1.ToWatcher
+	(*Push)(nil),                // 67: pillarbox.osd.v1.Push
+	(*Event)(nil),               // 68: pillarbox.osd.v1.Event
+	(*ChunkList)(nil),           // 69: pillarbox.osd.v1.ChunkList
+	(*WantedChunksRequest)(nil), // 70: pillarbox.osd.v1.WantedChunksRequest
+	(*Shards)(nil),              // 71: pillarbox.osd.v1.Shards
+	(*Answers)(nil),             // 72: pillarbox.osd.v1.Answers
+	(*FetchChunkResponse)(nil),  // 73: pillarbox.osd.v1.FetchChunkResponse
+	(*MembersResponse)(nil),     // 74: pillarbox.osd.v1.MembersResponse
+	(*GroupPieces)(nil),         // 75: pillarbox.osd.v1.GroupPieces
+	(*GroupPiece)(nil),          // 76: pillarbox.osd.v1.GroupPiece
+	(*GroupHead)(nil),           // 77: pillarbox.osd.v1.GroupHead
+	(*RaftBatch)(nil),           // 78: pillarbox.osd.v1.RaftBatch
+	(*RaftMessage)(nil),         // 79: pillarbox.osd.v1.RaftMessage
+	(*Beat)(nil),                // 80: pillarbox.osd.v1.Beat
+	(*raftpb.ConfState)(nil),    // 81: raftpb.ConfState
+	(*raftpb.Message)(nil),      // 82: raftpb.Message
 }
 var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	3,  // 0: pillarbox.osd.v1.Failure.leader:type_name -> pillarbox.osd.v1.Leader
@@ -5540,103 +5714,107 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	36, // 15: pillarbox.osd.v1.Change.rename:type_name -> pillarbox.osd.v1.Rename
 	37, // 16: pillarbox.osd.v1.Change.set_attr:type_name -> pillarbox.osd.v1.SetAttr
 	38, // 17: pillarbox.osd.v1.Change.write:type_name -> pillarbox.osd.v1.Write
-	41, // 18: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
-	42, // 19: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
-	43, // 20: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
-	44, // 21: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
-	45, // 22: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
-	46, // 23: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
-	47, // 24: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
-	48, // 25: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
-	49, // 26: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
-	51, // 27: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
+	43, // 18: pillarbox.osd.v1.Change.set_xattr:type_name -> pillarbox.osd.v1.SetXattr
+	44, // 19: pillarbox.osd.v1.Change.remove_xattr:type_name -> pillarbox.osd.v1.RemoveXattr
+	45, // 20: pillarbox.osd.v1.Change.purge:type_name -> pillarbox.osd.v1.Purge
+	46, // 21: pillarbox.osd.v1.Change.reserve_volume:type_name -> pillarbox.osd.v1.ReserveVolume
+	47, // 22: pillarbox.osd.v1.Change.init_volume:type_name -> pillarbox.osd.v1.InitVolume
+	48, // 23: pillarbox.osd.v1.Change.attach_volume:type_name -> pillarbox.osd.v1.AttachVolume
+	49, // 24: pillarbox.osd.v1.Change.seal_volume:type_name -> pillarbox.osd.v1.SealVolume
+	50, // 25: pillarbox.osd.v1.Change.drop_volume:type_name -> pillarbox.osd.v1.DropVolume
+	51, // 26: pillarbox.osd.v1.Change.pend_volume:type_name -> pillarbox.osd.v1.PendVolume
+	53, // 27: pillarbox.osd.v1.Change.free_chunks:type_name -> pillarbox.osd.v1.FreeChunks
 	39, // 28: pillarbox.osd.v1.Change.share:type_name -> pillarbox.osd.v1.Share
 	40, // 29: pillarbox.osd.v1.Change.move_chunk:type_name -> pillarbox.osd.v1.MoveChunk
-	50, // 30: pillarbox.osd.v1.Change.reparent:type_name -> pillarbox.osd.v1.Reparent
-	18, // 31: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
-	19, // 32: pillarbox.osd.v1.MoveChunk.from:type_name -> pillarbox.osd.v1.ChunkID
-	19, // 33: pillarbox.osd.v1.MoveChunk.to:type_name -> pillarbox.osd.v1.ChunkID
-	19, // 34: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
-	53, // 35: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
-	54, // 36: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
-	54, // 37: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
-	58, // 38: pillarbox.osd.v1.WaitsResponse.waiting:type_name -> pillarbox.osd.v1.Waiting
-	59, // 39: pillarbox.osd.v1.Waiting.owner:type_name -> pillarbox.osd.v1.LockOwner
-	59, // 40: pillarbox.osd.v1.Waiting.blockers:type_name -> pillarbox.osd.v1.LockOwner
-	54, // 41: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
-	63, // 42: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
-	65, // 43: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
-	66, // 44: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
-	19, // 45: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
-	19, // 46: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
-	74, // 47: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
-	75, // 48: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
-	79, // 49: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
-	77, // 50: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
-	80, // 51: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
-	7,  // 52: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
-	6,  // 53: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
-	10, // 54: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
-	6,  // 55: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
-	13, // 56: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
-	6,  // 57: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
-	16, // 58: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
-	5,  // 59: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
-	21, // 60: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
-	22, // 61: pillarbox.osd.v1.OSD.Freed:input_type -> pillarbox.osd.v1.FreedRequest
-	29, // 62: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
-	5,  // 63: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
-	24, // 64: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
-	26, // 65: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
-	27, // 66: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
-	52, // 67: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
-	55, // 68: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
-	56, // 69: pillarbox.osd.v1.OSD.Waits:input_type -> pillarbox.osd.v1.WaitsRequest
-	62, // 70: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
-	67, // 71: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
-	67, // 72: pillarbox.osd.v1.Peer.HeldShards:input_type -> pillarbox.osd.v1.ChunkList
-	19, // 73: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
-	67, // 74: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
-	68, // 75: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	68, // 76: pillarbox.osd.v1.Peer.Leftovers:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	5,  // 77: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
-	5,  // 78: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
-	76, // 79: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
-	0,  // 80: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
-	8,  // 81: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
-	9,  // 82: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
-	11, // 83: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
-	12, // 84: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
-	14, // 85: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
-	15, // 86: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
-	17, // 87: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
-	20, // 88: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
-	23, // 89: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
-	67, // 90: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
-	31, // 91: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
-	4,  // 92: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
-	25, // 93: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
-	4,  // 94: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
-	28, // 95: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
-	61, // 96: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
-	60, // 97: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
-	57, // 98: pillarbox.osd.v1.OSD.Waits:output_type -> pillarbox.osd.v1.WaitsResponse
-	64, // 99: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
-	70, // 100: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
-	69, // 101: pillarbox.osd.v1.Peer.HeldShards:output_type -> pillarbox.osd.v1.Shards
-	71, // 102: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
-	4,  // 103: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
-	70, // 104: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
-	70, // 105: pillarbox.osd.v1.Peer.Leftovers:output_type -> pillarbox.osd.v1.Answers
-	72, // 106: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
-	73, // 107: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
-	78, // 108: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
-	1,  // 109: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
-	81, // [81:110] is the sub-list for method output_type
-	52, // [52:81] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	52, // 30: pillarbox.osd.v1.Change.reparent:type_name -> pillarbox.osd.v1.Reparent
+	41, // 31: pillarbox.osd.v1.Change.pack:type_name -> pillarbox.osd.v1.Pack
+	18, // 32: pillarbox.osd.v1.Write.extents:type_name -> pillarbox.osd.v1.Extent
+	19, // 33: pillarbox.osd.v1.MoveChunk.from:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 34: pillarbox.osd.v1.MoveChunk.to:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 35: pillarbox.osd.v1.Pack.to:type_name -> pillarbox.osd.v1.ChunkID
+	42, // 36: pillarbox.osd.v1.Pack.moves:type_name -> pillarbox.osd.v1.PackMove
+	19, // 37: pillarbox.osd.v1.PackMove.from:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 38: pillarbox.osd.v1.FreeChunks.chunks:type_name -> pillarbox.osd.v1.ChunkID
+	55, // 39: pillarbox.osd.v1.HoldRequest.locks:type_name -> pillarbox.osd.v1.HeldLock
+	56, // 40: pillarbox.osd.v1.HeldLock.lock:type_name -> pillarbox.osd.v1.FileLock
+	56, // 41: pillarbox.osd.v1.LockRequest.lock:type_name -> pillarbox.osd.v1.FileLock
+	60, // 42: pillarbox.osd.v1.WaitsResponse.waiting:type_name -> pillarbox.osd.v1.Waiting
+	61, // 43: pillarbox.osd.v1.Waiting.owner:type_name -> pillarbox.osd.v1.LockOwner
+	61, // 44: pillarbox.osd.v1.Waiting.blockers:type_name -> pillarbox.osd.v1.LockOwner
+	56, // 45: pillarbox.osd.v1.LockAnswer.holder:type_name -> pillarbox.osd.v1.FileLock
+	65, // 46: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
+	67, // 47: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
+	68, // 48: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
+	19, // 49: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 50: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
+	76, // 51: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
+	77, // 52: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
+	81, // 53: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
+	79, // 54: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
+	82, // 55: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
+	7,  // 56: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
+	6,  // 57: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
+	10, // 58: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
+	6,  // 59: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
+	13, // 60: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
+	6,  // 61: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
+	16, // 62: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
+	5,  // 63: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
+	21, // 64: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
+	22, // 65: pillarbox.osd.v1.OSD.Freed:input_type -> pillarbox.osd.v1.FreedRequest
+	29, // 66: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
+	5,  // 67: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
+	24, // 68: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
+	26, // 69: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
+	27, // 70: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
+	54, // 71: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
+	57, // 72: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
+	58, // 73: pillarbox.osd.v1.OSD.Waits:input_type -> pillarbox.osd.v1.WaitsRequest
+	64, // 74: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
+	69, // 75: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
+	69, // 76: pillarbox.osd.v1.Peer.HeldShards:input_type -> pillarbox.osd.v1.ChunkList
+	19, // 77: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
+	69, // 78: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
+	70, // 79: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	70, // 80: pillarbox.osd.v1.Peer.Leftovers:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	5,  // 81: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
+	5,  // 82: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
+	78, // 83: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
+	0,  // 84: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
+	8,  // 85: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
+	9,  // 86: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
+	11, // 87: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
+	12, // 88: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
+	14, // 89: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
+	15, // 90: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
+	17, // 91: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
+	20, // 92: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
+	23, // 93: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
+	69, // 94: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
+	31, // 95: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
+	4,  // 96: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
+	25, // 97: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
+	4,  // 98: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
+	28, // 99: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
+	63, // 100: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
+	62, // 101: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
+	59, // 102: pillarbox.osd.v1.OSD.Waits:output_type -> pillarbox.osd.v1.WaitsResponse
+	66, // 103: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
+	72, // 104: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
+	71, // 105: pillarbox.osd.v1.Peer.HeldShards:output_type -> pillarbox.osd.v1.Shards
+	73, // 106: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
+	4,  // 107: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
+	72, // 108: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
+	72, // 109: pillarbox.osd.v1.Peer.Leftovers:output_type -> pillarbox.osd.v1.Answers
+	74, // 110: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
+	75, // 111: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
+	80, // 112: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
+	1,  // 113: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
+	85, // [85:114] is the sub-list for method output_type
+	56, // [56:85] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_osd_osdrpc_osdv1_osd_proto_init() }
@@ -5664,6 +5842,7 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 		(*Change_Share)(nil),
 		(*Change_MoveChunk)(nil),
 		(*Change_Reparent)(nil),
+		(*Change_Pack)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5671,7 +5850,7 @@ func file_osd_osdrpc_osdv1_osd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_osd_osdrpc_osdv1_osd_proto_rawDesc), len(file_osd_osdrpc_osdv1_osd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   79,
+			NumMessages:   81,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
