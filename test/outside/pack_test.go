@@ -16,6 +16,7 @@ import (
 	"pillarbox/objstore/pool"
 	"pillarbox/test/harness"
 	"pillarbox/test/mailset"
+	"pillarbox/test/provider"
 )
 
 const (
@@ -93,7 +94,7 @@ func (h *host) packs() (names map[string]bool, size int) {
 // are read from, and packed anew when much of them was removed. The host is lost,
 // and a new one has every message.
 func TestPackedMail(t *testing.T) {
-	settings, _ := ours(t)
+	settings, _ := provider.Pillarbox(t)
 	h := newHost(t, "s3", settings, "--pack-after", "1s")
 	set, err := mailset.Load()
 	if err != nil {
