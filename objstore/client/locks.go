@@ -133,15 +133,16 @@ func (c *Client) Lock(ctx context.Context, r locks.Request) (locks.Answer, error
 	}
 }
 
-// tryLock asks the leader once, and takes note of what it grants. When the answer
+// tryLock asks the leader once, and takes note of what it grants. When an answer
 // does not come, or nobody waits for it any more, the leader is told anew which
-// locks there are, and so that this one is not among them.
+// locks there are: what was asked for before comes too late from then on.
 func (c *Client) tryLock(ctx context.Context, pg uint32, r locks.Request) (locks.Answer, error) {
 	if r.Op != locks.Wait {
 		ctx = context.WithoutCancel(ctx)
 	}
 	for {
 		var turn uint64
+		unsure := false // an attempt got no answer: it may yet be carried out
 		a, err := ask(ctx, c, pg, func(ctx context.Context, osd OSD) (locks.Answer, error) {
 			w, ok := osd.(Watchable)
 			if !ok {
@@ -149,7 +150,9 @@ func (c *Client) tryLock(ctx context.Context, pg uint32, r locks.Request) (locks
 			}
 			lease, _ := objstore.LeaseOf(ctx)
 			turn = lease.Turn
-			return w.Lock(ctx, pg, r)
+			a, err := w.Lock(ctx, pg, r)
+			unsure = unsure || err != nil && kindOf(err) == objstore.Unavailable
+			return a, err
 		})
 		switch {
 		case ctx.Err() != nil:
@@ -161,6 +164,9 @@ func (c *Client) tryLock(ctx context.Context, pg uint32, r locks.Request) (locks
 			}
 			return a, err
 		case !a.Granted || r.Op == locks.Test || r.Op == locks.Unlock || c.locks.note(pg, turn, r):
+			if unsure && r.Op != locks.Test {
+				c.sayLocksAgain(pg) // else it could undo what the owner asks for next
+			}
 			return a, nil
 		}
 	}

@@ -241,3 +241,32 @@ func TestLostLeadVoids(t *testing.T) {
 		}
 	})
 }
+
+// TestLateLock: a request for a lock that was not answered, and was made again, must
+// not be carried out after what its owner asks for next.
+func TestLateLock(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 3, replicated(3, 2))
+		cl, _ := c.watching(client.Options{})
+		_, err := cl.Lookup(t.Context(), root, "absent")
+		want(t, err, objstore.NotFound)
+		var once sync.Once
+		late := func(ctx context.Context, op string) (err error) {
+			once.Do(func() { err = hangs(ctx, op) })
+			return err
+		}
+		unlock := locks.Request{Op: locks.Unlock, Ino: root, Lock: locks.Lock{End: 9}}
+		for i, hook := range []func(context.Context, string) error{nil, only("Lock", late)} {
+			before := c.asked("Hold")
+			for _, o := range c.osds {
+				o.set(hook)
+			}
+			_, err := cl.Lock(t.Context(), unlock)
+			want(t, err, nil)
+			synctest.Wait()
+			if n := c.asked("Hold") - before; n != i {
+				t.Errorf("the leader was told %d times which locks there are, not %d", n, i)
+			}
+		}
+	})
+}
