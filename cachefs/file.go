@@ -38,6 +38,8 @@ type file struct {
 	mtime    int64      // of the last write that is not committed
 	dirty    segList    // newest
 	flushing segList    // being committed; below dirty
+	losses   uint64     // how often what was dirty was given up with a lock
+	lossErr  error      // why it last was
 	asyncErr error      // of an upload, for the next call that can return it
 	fresh    uint64     // of changes: csize and size are known as of then
 	seen     int64      // mtime of the committed state
@@ -51,6 +53,7 @@ type Handle struct {
 	f    *file
 	keep bool
 	born uint64 // f.fences when it was opened
+	told uint64 // of f.losses; under f.mu
 }
 
 // Open opens a regular file. Stale if it is gone.
@@ -69,7 +72,9 @@ func (fs *FS) open(ctx context.Context, ino objstore.Ino, a *objstore.Attr) (*Ha
 		return nil, err
 	}
 	keep = keep && fs.shared.dropped(ino) || a != nil
-	return &Handle{f, keep, f.fences.Load()}, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &Handle{f, keep, f.fences.Load(), f.losses}, nil
 }
 
 // Unchanged says that what the kernel has of the file since it was last open is
@@ -86,7 +91,7 @@ func (h *Handle) Release() { h.f.fs.release(h.f) }
 // Flush commits what is dirty in the file with promise Ordered, as close(2)
 // needs it. The data of a file without a name is not worth it.
 func (h *Handle) Flush(ctx context.Context) error {
-	if err := h.fenced(); err != nil {
+	if err := errors.Join(h.fenced(), h.lost()); err != nil {
 		return err
 	}
 	if !h.f.isDirty() || h.f.isOrphan() {
@@ -99,7 +104,7 @@ func (h *Handle) Flush(ctx context.Context) error {
 // on stable storage.
 func (h *Handle) Fsync(ctx context.Context) error {
 	f := h.f
-	if err := h.fenced(); err != nil {
+	if err := errors.Join(h.fenced(), h.lost()); err != nil {
 		return err
 	}
 	f.commitMu.Lock()
@@ -223,7 +228,7 @@ func (f *file) drop() {
 // an earlier background upload instead, once. NoSpace, TooBig.
 func (h *Handle) Write(ctx context.Context, p []byte, off uint64, o WriteOptions) (int, error) {
 	f := h.f
-	if err := errors.Join(h.fenced(), f.takeErr()); err != nil {
+	if err := errors.Join(h.fenced(), h.lost(), f.takeErr()); err != nil {
 		return 0, err
 	}
 	if off > maxOffset-uint64(len(p)) {

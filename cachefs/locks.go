@@ -40,6 +40,9 @@ func (h *Handle) Lock(ctx context.Context, r locks.Request) (locks.Answer, error
 			flush = h.f.flushOrGiveUp
 		}
 		failed = errors.Join(flush(context.WithoutCancel(ctx), h.f.fs.promise()), h.fenced()) // a signal ends a wait, nothing else
+		if failed != nil {
+			h.lost() // is told of by this
+		}
 		if failed != nil && r.Op != locks.Unlock {
 			return locks.Answer{}, failed
 		}
@@ -57,13 +60,30 @@ func (f *file) flushOrGiveUp(ctx context.Context, p objstore.Promise) error {
 	f.commitMu.Lock()
 	defer f.commitMu.Unlock()
 	_, err := f.flushLocked(ctx, p)
-	if err != nil && !errors.Is(err, objstore.Fenced) { // else it is given up already
-		f.fs.log.Error("data lost: they could not be committed before a lock was let go", "inode", f.ino.String(), "err", err)
-		f.fence(true)
-		f.changes.Add(1) // for the size
-		f.fs.dropPages(f.ino)
+	if err == nil || errors.Is(err, objstore.Fenced) { // then it is given up already
+		return err
 	}
+	f.fs.log.Error("data lost: they could not be committed before a lock was let go", "inode", f.ino.String(), "err", err)
+	f.drop()
+	f.mu.Lock()
+	f.losses++
+	f.lossErr = fmt.Errorf("lost before a lock was let go: %w", err)
+	f.mu.Unlock()
+	f.changes.Add(1) // for the size
+	f.fs.dropPages(f.ino)
 	return err
+}
+
+// lost is the error that others ran into with what may have been written through
+// the handle. It is told once.
+func (h *Handle) lost() error {
+	h.f.mu.Lock()
+	defer h.f.mu.Unlock()
+	if h.told == h.f.losses {
+		return nil
+	}
+	h.told = h.f.losses
+	return h.f.lossErr
 }
 
 // Locked says whether any process of this host has a lock of the file.
@@ -75,7 +95,7 @@ func (h *Handle) fenced() error {
 	if h.f.fences.Load() == h.born {
 		return nil
 	}
-	return fmt.Errorf("inode %v: its locks, or what was written, were lost when the lease was over, or the lock let go: %w", h.f.ino, objstore.Fenced)
+	return fmt.Errorf("inode %v: its locks, or what was written, were lost when the lease was over: %w", h.f.ino, objstore.Fenced)
 }
 
 // fence gives up what is not committed: others had the right to change the file.
