@@ -11,14 +11,15 @@ TAGS ?=
 # a time: when its time is over, go test sometimes fails for that alone.
 FUZZTIME ?= 50000x
 
-# How many deaths and damaged files `make soak` goes through, and how long it
-# breaks a cluster, and how much mail two Dovecots share. It prints seeds; SEED=...
-# replays one.
-ROUNDS  ?= 300
-TRIALS  ?= 100
-FAULTS  ?= 10m
-LETTERS ?= 3000
-SEED    ?= 0
+# How many deaths and damaged files `make soak` goes through, how long it breaks a
+# cluster, how many faults histories are checked over, and how much mail two Dovecots
+# share. It prints seeds; SEED=... replays one.
+ROUNDS    ?= 300
+TRIALS    ?= 100
+FAULTS    ?= 10m
+HISTORIES ?= 60
+LETTERS   ?= 3000
+SEED      ?= 0
 
 # `make bench` measures DIR, against VS when that is given.
 DIR ?= $(MNT)
@@ -100,6 +101,7 @@ soak: test-deps
 	go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestDamage)$$' ./test/crash \
 		-rounds $(ROUNDS) -trials $(TRIALS) -seed $(SEED)
 	go test -count=1 -timeout 0 -v -run '^TestFaults$$' ./test/cluster -faults $(FAULTS) -seed $(SEED)
+	go test -count=1 -timeout 0 -v -run '^TestHistories$$' ./test/cluster -histories $(HISTORIES) -seed $(SEED)
 	go test -count=1 -timeout 0 -v -run '^TestTwoHosts$$' ./test/e2e -messages $(LETTERS)
 	go test -count=1 -timeout 0 -v -run '^TestFenced$$' ./test/cluster
 

@@ -15,7 +15,7 @@ import (
 
 var (
 	faultTime = flag.Duration("faults", 30*time.Second, "how long TestFaults goes on breaking things")
-	faultSeed = flag.Uint64("seed", 0, "of TestFaults; 0: a random one")
+	faultSeed = flag.Uint64("seed", 0, "of TestFaults and TestHistories; 0: a random one")
 )
 
 // broken is a cluster while TestFaults breaks it.
