@@ -128,14 +128,14 @@ func Mount(mountpoint string, fs *cachefs.FS, o Options) (*Mounted, error) {
 	if err := server.WaitMount(); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount %s: %w", point, err), m.UnmountLazily())
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(point, &st); err != nil {
+	dev, err := device(point)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("mount %s: %w", point, err), m.UnmountLazily())
 	}
 	if m.events != nil {
-		m.events.start(st.Dev)
+		m.events.start(dev)
 	}
-	if err := setReadAhead(st.Dev, o.ReadAhead); err != nil {
+	if err := setReadAhead(dev, o.ReadAhead); err != nil {
 		o.Log.Warn("the kernel keeps its read-ahead", "mountpoint", point, "err", err)
 	}
 	return m, nil
@@ -196,6 +196,16 @@ func keepFromChildren() error {
 		unix.CloseOnExec(fd)
 	}
 	return nil
+}
+
+// device is the number of a mount. The kernel is not to ask us for more: a process
+// that is killed while it waits for its own answer never ends, and its mount hangs.
+func device(point string) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, point, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
+		return 0, err
+	}
+	return unix.Mkdev(st.Dev_major, st.Dev_minor), nil
 }
 
 // setReadAhead raises the kernel's limit for this mount, which starts at 128 KiB
