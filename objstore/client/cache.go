@@ -277,6 +277,11 @@ func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore
 		return
 	}
 	c.touched(q.of, objstore.EventsOf(ch, r), known && follows(ch, r))
+	if err != nil { // the name is there still, and forgotten: without it they are not all
+		for _, dir := range objstore.DirsOf(ch) {
+			delete(q.of.whole, dir)
+		}
+	}
 	delete(q.of.attrs, r.Orphan)
 	delete(q.of.spans, r.Orphan)
 	switch ch := ch.(type) {

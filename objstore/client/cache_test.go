@@ -83,3 +83,20 @@ func TestForgottenDuringChange(t *testing.T) {
 		t.Error("a name that was removed is known")
 	}
 }
+
+// TestRefusedRemoval: a directory that is not empty keeps its name.
+func TestRefusedRemoval(t *testing.T) {
+	const vol = 7
+	c, s := newCache(1 << 20)
+	dir, ino := objstore.VolumeRoot(vol), objstore.MakeIno(vol, 2)
+	entry := objstore.DirEntry{Name: "box", Ino: ino, Type: objstore.ModeDir, Attr: &objstore.Attr{Ino: ino, Mode: objstore.ModeDir}}
+	c.listed(c.ask(vol), s, dir, []objstore.DirEntry{entry}, true)
+	if _, absent, ok := c.lookup(dir, "none"); !absent || !ok {
+		t.Fatalf("a name that is not in a whole listing: absent %v, known %v", absent, ok)
+	}
+	change := objstore.Remove{Parent: dir, Name: "box", Dir: true}
+	c.changed(c.begin(vol), s, change, objstore.Result{}, objstore.NotEmpty)
+	if _, absent, _ := c.lookup(dir, "box"); absent {
+		t.Error("a directory that could not be removed is taken to be gone")
+	}
+}
