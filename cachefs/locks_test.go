@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"pillarbox/objstore"
 	"pillarbox/objstore/locks"
@@ -80,6 +81,8 @@ type slowKernel struct{ may chan struct{} }
 
 func (k *slowKernel) Drop(objstore.Ino)       { <-k.may }
 func (k *slowKernel) Happened(objstore.Event) {}
+
+func (k *slowKernel) Stale(objstore.Event) (until time.Time) { return until }
 
 // TestNoLockOverVoidPages: nobody is granted a lock, or told that the kernel's pages
 // are good, before the kernel has dropped those that are not.

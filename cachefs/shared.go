@@ -5,13 +5,14 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"pillarbox/objstore"
 )
 
 // A store with several hosts: what others change is told by pushes, and what is
-// kept here of it is void from then on. The kernel keeps no names and no
-// attributes of such a store, only the pages of files, which pushes drop.
+// kept here of it is void from then on. The kernel keeps the pages of files of such
+// a store and, for a moment, names and attributes of directories; pushes drop them.
 
 // Kernel is the mount that an FS serves, as far as it must hear of changes that
 // did not come from it. Its methods may be called from any goroutine, but not
@@ -19,6 +20,9 @@ import (
 type Kernel interface {
 	// Drop returns when the kernel has no page of the inode any more.
 	Drop(ino objstore.Ino)
+	// Stale returns when the kernel keeps no attributes any more that e changed,
+	// and says until when it may still show names that e took away. It does not wait.
+	Stale(e objstore.Event) (until time.Time)
 	// Happened lets those know who watch a directory or file. It does not wait.
 	Happened(e objstore.Event)
 }
@@ -30,6 +34,12 @@ type Leaser interface {
 	// Pin makes changes with the context fail with Fenced if the lease of now is
 	// over before they are made.
 	Pin(ctx context.Context, v objstore.VolumeID) context.Context
+}
+
+// Leased says whether what was just learned of a volume may be kept for a moment.
+func (fs *FS) Leased(v objstore.VolumeID) bool {
+	l := fs.shared.leases
+	return l == nil || l.Leased(v)
 }
 
 // SetKernel says which mount the FS serves. It is called before the first request.
@@ -139,7 +149,9 @@ func (fs *FS) Known(in func(objstore.VolumeID) bool) (vols []objstore.VolumeID) 
 // Told implements client.Watcher.
 func (fs *FS) Told(p objstore.Push, ack func(objstore.Ack)) {
 	a := objstore.Ack{Seq: p.Seq}
+	k := fs.shared.kernel
 	var drop []objstore.Ino
+	var shown time.Time
 	for _, e := range p.Events {
 		switch e.Kind {
 		case objstore.Modified:
@@ -154,9 +166,14 @@ func (fs *FS) Told(p objstore.Push, ack func(objstore.Ack)) {
 				a.Busy = append(a.Busy, e.Ino)
 			}
 		}
+		if k == nil {
+			continue
+		}
+		if t := k.Stale(e); t.After(shown) {
+			shown = t
+		}
 	}
-	k := fs.shared.kernel
-	if k == nil || len(drop) == 0 {
+	if wait := time.Until(shown); k == nil || len(drop) == 0 && wait <= 0 {
 		ack(a)
 	} else {
 		// The kernel may be busy with a page, for the sake of a request.
@@ -164,6 +181,7 @@ func (fs *FS) Told(p objstore.Push, ack func(objstore.Ack)) {
 			for _, ino := range drop {
 				k.Drop(ino)
 			}
+			time.Sleep(wait)
 			ack(a)
 		})
 	}

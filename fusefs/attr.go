@@ -49,7 +49,7 @@ func (r *raw) attrTimeout(a *objstore.Attr, keep bool) time.Duration {
 	switch {
 	case !a.IsDir():
 		return r.timeout
-	case keep:
+	case keep && !r.shared:
 		return r.dirTimeout
 	}
 	return 0
@@ -64,6 +64,9 @@ func (r *raw) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 	}
 	fillAttr(&a, &out.Attr)
 	out.SetTimeout(r.attrTimeout(&a, before.unchanged()))
+	if r.shared && a.IsDir() && before.unchanged() && r.fs.Leased(a.Ino.Volume()) {
+		out.SetTimeout(r.dirTimeout)
+	}
 	return fuse.OK
 }
 

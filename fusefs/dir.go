@@ -20,7 +20,14 @@ func (r *raw) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fus
 		return r.lookupDot(in, name, out)
 	}
 	before := r.dirs.any.now()
-	a, err := r.fs.Lookup(r.ctx, objstore.Ino(in.NodeId), name)
+	dir := objstore.Ino(in.NodeId)
+	a, err := r.fs.Lookup(r.ctx, dir, name)
+	keep := r.shared && err == nil && a.IsDir()
+	if keep {
+		// Who takes the name away after this waits for it, and who did before is seen.
+		r.shown.add(dir, name, r.dirTimeout)
+		a, err = r.fs.Lookup(r.ctx, dir, name)
+	}
 	if errors.Is(err, objstore.NotFound) {
 		out.SetEntryTimeout(r.timeout)
 		return fuse.OK
@@ -29,6 +36,9 @@ func (r *raw) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fus
 		return r.status("lookup", in.NodeId, err)
 	}
 	r.fillEntry(&a, before.unchanged(), out)
+	if keep && a.IsDir() && r.fs.Leased(dir.Volume()) {
+		out.SetEntryTimeout(r.dirTimeout)
+	}
 	return fuse.OK
 }
 
@@ -102,10 +112,21 @@ func (r *raw) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName stri
 	if in.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
 		return fuse.EINVAL
 	}
-	if r.events.repeated(&in.InHeader) != nil {
-		return fuse.OK
+	if ev := r.events.repeated(&in.InHeader); ev != nil {
+		return r.renameAgain(ev)
 	}
 	defer r.dirs.change(in.NodeId, in.Newdir)()
+	if r.shared {
+		from, to := dirName{objstore.Ino(in.NodeId), oldName}, dirName{objstore.Ino(in.Newdir), newName}
+		note := func() {
+			r.shown.renamed(from, to, r.dirTimeout)
+			if in.Flags&unix.RENAME_EXCHANGE != 0 {
+				r.shown.renamed(to, from, r.dirTimeout)
+			}
+		}
+		note()
+		defer note()
+	}
 	return r.status("rename", in.NodeId, r.fs.Rename(r.ctx, objstore.Rename{
 		OldParent: objstore.Ino(in.NodeId), OldName: oldName,
 		NewParent: objstore.Ino(in.Newdir), NewName: newName,

@@ -14,6 +14,16 @@
 // attributes of directories that overlap a change are not kept at all, and
 // others only for Options.DirTimeout.
 //
+// A store that other hosts change is different: what they do is pushed, and not
+// over for them before it is taken in. The kernel keeps names and attributes of
+// directories for Options.DirTimeout there, since every path begins with them, and
+// nothing of files but pages. Attributes are voided by a push. They go to the kernel only
+// with GETATTR, whose inode the kernel knows: what is voided while the reply is on
+// its way is not kept then. A name cannot be voided without waiting for requests
+// (kernel.go): a push that takes away one that may be shown is acknowledged when it
+// is not shown any more. All that is much shorter than a lease. Left is a reply that
+// is held up by more than a second between being made and being written.
+//
 // # Ownership and concurrency
 //
 // A node's id is its inode number, so there is no table of nodes; Forget only

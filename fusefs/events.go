@@ -31,6 +31,7 @@ type events struct {
 	dev     uint64        // of the mount; set by start
 	tid     atomic.Uint32 // of the helper's thread; 0: there is none
 	now     atomic.Pointer[objstore.Event]
+	asked   atomic.Pointer[objstore.Event] // whose directory the kernel has been made to look up
 
 	mu     sync.Mutex // a leaf
 	queue  []objstore.Event
@@ -223,6 +224,16 @@ func (r *raw) lookupAgain(ev *objstore.Event, in *fuse.InHeader, name string, ou
 		return r.entryAgain(ev, out), true
 	}
 	return 0, false // on the way to a directory whose path the kernel has dropped
+}
+
+// renameAgain answers the helper's RENAME. Of a directory, the kernel may have gone
+// by a name that it keeps, of another directory by now perhaps, and would keep
+// what it makes of it: told that this was stale, it asks for the name first.
+func (r *raw) renameAgain(ev *objstore.Event) fuse.Status {
+	if ev.Type == objstore.ModeDir && r.events.asked.Swap(ev) != ev {
+		return fuse.Status(syscall.ESTALE)
+	}
+	return fuse.OK
 }
 
 // entryAgain is the entry of what an event is about.

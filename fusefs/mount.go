@@ -23,9 +23,9 @@ const fsType = "pillarbox"
 type Options struct {
 	Source     string          // what mount tables show as the device; "pillarbox"
 	Timeout    time.Duration   // how long the kernel keeps names, absent names and attributes; 24 h
-	DirTimeout time.Duration   // the same of attributes of directories; 1 s
+	DirTimeout time.Duration   // the same of attributes of directories, and of their names in a Shared store; 1 s
 	Helper     []string        // the command that calls Helper with the mount point, which is added; none: inotify watches hear of no change that did not come by the mount
-	Shared     bool            // other hosts change the store, too: the kernel keeps no names and attributes
+	Shared     bool            // other hosts change the store, too: the kernel keeps names and attributes of directories only
 	ReadAhead  int             // bytes the kernel reads ahead; 1 MiB
 	Suid       bool            // honour set-user-ID bits
 	Dev        bool            // honour device files
@@ -41,8 +41,11 @@ func (o Options) withDefaults() Options {
 	if o.Timeout == 0 && !o.Shared {
 		o.Timeout = 24 * time.Hour
 	}
-	if o.DirTimeout == 0 && !o.Shared {
-		o.DirTimeout = min(time.Second, o.Timeout)
+	if o.DirTimeout == 0 {
+		o.DirTimeout = time.Second
+		if !o.Shared {
+			o.DirTimeout = min(o.DirTimeout, o.Timeout)
+		}
 	}
 	if o.ReadAhead == 0 {
 		o.ReadAhead = 1 << 20
@@ -115,7 +118,7 @@ func Mount(mountpoint string, fs *cachefs.FS, o Options) (*Mounted, error) {
 		r.events = newEvents(o.Helper, point, o.Log)
 	}
 	if o.Shared {
-		fs.SetKernel(kernel{server, r.events})
+		fs.SetKernel(kernel{server, r.events, &r.shown})
 	}
 	m := &Mounted{point, server, r, r.events, make(chan struct{})}
 	go func() {

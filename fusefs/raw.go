@@ -25,6 +25,7 @@ type raw struct {
 	skipOpenDir        atomic.Bool // the kernel can do without OPENDIR
 	handles            handles
 	dirs               dirClock
+	shown              shownDirs
 	owners             lockOwners
 	events             *events // nil: nobody else changes the store
 	meter              meter

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"pillarbox/cachefs"
 	"pillarbox/fusefs"
@@ -13,6 +14,8 @@ import (
 type noKernel struct{}
 
 func (noKernel) Drop(objstore.Ino) {}
+
+func (noKernel) Stale(objstore.Event) (until time.Time) { return until }
 
 func (noKernel) Happened(objstore.Event) {}
 

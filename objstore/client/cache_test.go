@@ -90,7 +90,7 @@ func TestRefusedRemoval(t *testing.T) {
 	c, s := newCache(1 << 20)
 	dir, ino := objstore.VolumeRoot(vol), objstore.MakeIno(vol, 2)
 	entry := objstore.DirEntry{Name: "box", Ino: ino, Type: objstore.ModeDir, Attr: &objstore.Attr{Ino: ino, Mode: objstore.ModeDir}}
-	c.listed(c.ask(vol), s, dir, []objstore.DirEntry{entry}, true)
+	c.listed(c.ask(vol), s, dir, listing{names: []objstore.DirEntry{entry}, ends: true})
 	if _, absent, ok := c.lookup(dir, "none"); !absent || !ok {
 		t.Fatalf("a name that is not in a whole listing: absent %v, known %v", absent, ok)
 	}

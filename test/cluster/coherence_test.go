@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -179,5 +180,76 @@ func TestCounter(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(b, "n"))
 	if err != nil || string(got) != fmt.Sprint(4*rounds) {
 		t.Errorf("counted to %q, not %d, %v", got, 4*rounds, err)
+	}
+}
+
+// TestDirectoriesElsewhere: the kernel keeps names and attributes of directories for
+// a moment. What another host does to them while they are in use is seen at once.
+func TestDirectoriesElsewhere(t *testing.T) {
+	_, a, b := twoMounts(t)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	stat := func(dir, name string) os.FileInfo {
+		t.Helper()
+		st, err := os.Lstat(filepath.Join(dir, name))
+		must(err)
+		return st
+	}
+	gone := func(dir, name string) {
+		t.Helper()
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("%s: %v, and another host took it away", name, err)
+		}
+	}
+	end := make(chan struct{})
+	var users sync.WaitGroup
+	defer users.Wait()
+	defer close(end)
+	for range 2 {
+		users.Go(func() {
+			for {
+				for _, name := range []string{".box/cur/none", ".box/none", ".moved/cur/none", "none"} {
+					os.Lstat(filepath.Join(b, name))
+				}
+				select {
+				case <-end:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for i := range 2 {
+		must(os.MkdirAll(filepath.Join(a, ".box/cur"), 0o755))
+		for k := range 20 {
+			stat(b, ".box/cur")
+			mode := os.FileMode(0o700 | k%8)
+			must(os.Chmod(filepath.Join(a, ".box"), mode))
+			if got := stat(b, ".box").Mode().Perm(); got != mode {
+				t.Fatalf("mode %v on one host, %v on another", mode, got)
+			}
+			must(os.WriteFile(filepath.Join(a, ".box/cur", fmt.Sprint(k)), nil, 0o600))
+			if here, there := stat(a, ".box/cur").ModTime(), stat(b, ".box/cur").ModTime(); !here.Equal(there) {
+				t.Fatalf("a directory was changed at %v on one host, at %v on another", here, there)
+			}
+		}
+		must(os.Chmod(filepath.Join(a, ".box"), 0o755))
+		if i%2 == 1 { // over an empty one
+			must(os.Mkdir(filepath.Join(a, ".moved"), 0o755))
+			stat(b, ".moved")
+		}
+		was := stat(b, ".box").Sys().(*syscall.Stat_t).Ino
+		must(unix.Rename(filepath.Join(a, ".box"), filepath.Join(a, ".moved")))
+		gone(b, ".box")
+		gone(b, ".box/cur/0")
+		if ino := stat(b, ".moved").Sys().(*syscall.Stat_t).Ino; ino != was {
+			t.Fatalf("inode %d is where %d was moved to", ino, was)
+		}
+		must(os.RemoveAll(filepath.Join(a, ".moved")))
+		gone(b, ".moved")
 	}
 }
