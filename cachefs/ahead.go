@@ -127,7 +127,7 @@ func (fs *FS) Listed(dir objstore.Ino, begins, ends bool, list []objstore.DirEnt
 	}
 	a.dirs = append(a.dirs, box)
 	for _, e := range list {
-		if m := e.Attr; m != nil && a.wanted(m) {
+		if m := e.Attr; m != nil && wanted(m) {
 			box.found = append(box.found, found{e.Name, mail{ino: m.Ino, size: uint32(m.Size)}})
 		}
 	}
@@ -157,12 +157,10 @@ func (a *ahead) names() int {
 	return n
 }
 
-// wanted says whether a file is a message whose body is not on this host anyway.
-func (a *ahead) wanted(m *objstore.Attr) bool {
-	if m.Mode&objstore.ModeType != objstore.ModeRegular || m.Size == 0 || m.Size > aheadFile {
-		return false
-	}
-	return m.Size > objstore.ResidentMax || !a.fs.opt.Local(objstore.ChunkID{Ino: m.Ino, Version: objstore.ResidentVersion})
+// wanted says whether a file may be a message to bring. Whether its body is on this host
+// anyway its size does not say: small ones may have been packed.
+func wanted(m *objstore.Attr) bool {
+	return m.Mode&objstore.ModeType == objstore.ModeRegular && m.Size > 0 && m.Size <= aheadFile
 }
 
 // inOrder sorts what was found, and leaves out the oldest if it is too much.
