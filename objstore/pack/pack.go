@@ -59,7 +59,9 @@ type Packer struct {
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
 
-	tried map[objstore.ChunkID]int // packs that could not be emptied, and how many files named them then; the loop's
+	// Of the loop only.
+	tried  map[objstore.ChunkID]int // packs that could not be emptied, and how many files named them then
+	failed int                      // sweeps in a row
 
 	mu    sync.Mutex // a leaf
 	stats Stats
@@ -104,8 +106,13 @@ func (p *Packer) Stats() Stats {
 	return p.stats
 }
 
+// maxWait is how long it takes at most until what failed is tried again. Who could
+// store a pack and not have it named, as on a full disk, leaves an object each time.
+const maxWait = time.Hour
+
 func (p *Packer) loop(ctx context.Context) {
-	tick := time.NewTicker(p.opt.Every)
+	wait := p.opt.Every
+	tick := time.NewTimer(wait)
 	defer tick.Stop()
 	for {
 		select {
@@ -113,9 +120,18 @@ func (p *Packer) loop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if err := p.sweep(ctx); err != nil && ctx.Err() == nil {
-			p.opt.Log.Warn("pack small bodies; it is tried again", "err", err)
+		err := p.sweep(ctx)
+		if ctx.Err() != nil {
+			return
 		}
+		if wait = p.opt.Every; err != nil {
+			p.failed++
+			wait = min(wait<<min(p.failed, 12), max(maxWait, wait))
+			p.opt.Log.Warn("pack small bodies; it is tried again", "in", wait, "err", err)
+		} else {
+			p.failed = 0
+		}
+		tick.Reset(wait)
 	}
 }
 
