@@ -35,8 +35,9 @@ var errnos = [...]syscall.Errno{
 	objstore.NoKey:        syscall.EACCES,
 }
 
-// status turns an error into what the kernel is told. What ends as EIO is
-// logged with the operation and the inode, for the kernel's answer says nothing.
+// status turns an error into what the kernel is told. What ends as EIO, or as EAGAIN in
+// its place, is logged with the operation and the inode, for the kernel's answer says
+// nothing.
 func (r *raw) status(op string, node uint64, err error) fuse.Status {
 	if err == nil {
 		return fuse.OK
@@ -49,8 +50,15 @@ func (r *raw) status(op string, node uint64, err error) fuse.Status {
 	case errors.Is(err, cachefs.ErrNoData):
 		errno = syscall.ENXIO
 	}
+	later := k == objstore.Unavailable && (op == "fsync" || op == "flush")
 	if errno == syscall.EIO {
 		r.log.Error("input/output error", "op", op, "inode", objstore.Ino(node).String(), "err", err)
+	}
+	if later {
+		// Postfix returns a message to its sender when fsync or close fails with EIO, and
+		// keeps it for later at EAGAIN. Not so where data are read or written: there
+		// programs take EAGAIN for a descriptor that does not block.
+		errno = syscall.EAGAIN
 	}
 	return fuse.Status(errno)
 }

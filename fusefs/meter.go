@@ -91,7 +91,7 @@ func StepEnd(step int) time.Duration {
 // Times are how long some requests took.
 type Times struct {
 	Count  uint64        `json:"count"`
-	Failed uint64        `json:"failed"` // of them, with EIO
+	Failed uint64        `json:"failed"` // of them, with EIO, or EAGAIN in its place
 	Total  time.Duration `json:"total"`
 	Steps  []uint64      `json:"steps"` // how many took less than StepEnd of their index and no less than that before; the last has all that took longer, too
 }
@@ -188,7 +188,7 @@ func (m *Mounted) Stats() Stats {
 // done counts a request that began at some time, and passes its answer on.
 func (m *meter) done(o op, in *fuse.InHeader, began time.Time, st fuse.Status) fuse.Status {
 	d := time.Since(began)
-	failed := st == fuse.EIO
+	failed := st == fuse.EIO || st == fuse.EAGAIN && (o == opFsync || o == opFlush)
 	m.ops[o].add(d, failed)
 	if list := m.profiles.Load(); list != nil {
 		for _, p := range *list {

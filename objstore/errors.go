@@ -25,7 +25,7 @@ const (
 	TooBig                       // EFBIG or, for an attribute, E2BIG
 	NotPermitted                 // EPERM
 	Corrupt                      // EIO: a checksum does not match; never served as data
-	Unavailable                  // EIO: the store cannot be reached or is shutting down
+	Unavailable                  // EIO, or EAGAIN for fsync and close: the store cannot be reached or is shutting down
 	Unsupported                  // EOPNOTSUPP
 	Fenced                       // EIO: the session has ended; its changes are refused
 	Elsewhere                    // EIO: another OSD has to be asked; see LeaderError

@@ -20,7 +20,7 @@ func (w *torturer) count() error {
 		switch {
 		case errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED):
 			return nil
-		case err != nil && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EINTR):
+		case err != nil && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR):
 			return fmt.Errorf("%s: %w", tortureHow[kind], err)
 		}
 	}

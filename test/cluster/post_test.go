@@ -155,7 +155,7 @@ func (p *post) did(err error) bool {
 		return true
 	}
 	errno := syscall.Errno(0)
-	if !errors.As(err, &errno) || errno != syscall.EIO && errno != syscall.ENOSPC {
+	if !errors.As(err, &errno) || errno != syscall.EIO && errno != syscall.EAGAIN && errno != syscall.ENOSPC {
 		p.t.Error(err)
 	}
 	p.note(func() { p.failed[errno]++ })

@@ -10,6 +10,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"os"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -62,6 +63,13 @@ func TestBacklog(t *testing.T) {
 	p.delivered(t, 3*time.Minute)
 
 	gone.Store(true)
+	// A large message has to go outside at once.
+	posted := []mailset.Message{set[0], set[1], {ID: "large", Raw: bytes.Repeat(set[2].Raw, 5)}}
+	smtp, err := dialTransfer(address(p.port), "EHLO")
+	ok(t, "dialing SMTP", err)
+	defer smtp.Close()
+	ok(t, "sending", smtp.send(sender(2), "by-postfix@example.org", posted[2].Wire()))
+	p.deferred(t, "Resource temporarily unavailable", 1)
 	c, err := dialTransfer(address(d.lmtp), "LHLO")
 	ok(t, "dialing LMTP", err)
 	defer c.Close()
@@ -75,26 +83,33 @@ func TestBacklog(t *testing.T) {
 		t.Errorf("after %d messages Dovecot answers: %v", taken, err)
 	}
 	t.Logf("after %d messages Dovecot answers: %v", taken, err)
-	inject(t, p.port, "EHLO", 1, set[:2], func(int) string { return "by-postfix@example.org" })
-	waitFor(t, "Postfix to try", 3*time.Minute, func() bool {
-		text, err := os.ReadFile(p.log)
-		ok(t, "reading Postfix's log", err)
-		if bytes.Contains(text, []byte("status=bounced")) {
-			t.Fatal("Postfix has bounced mail")
-		}
-		return bytes.Count(text, []byte("status=deferred")) >= 2
-	})
+	inject(t, p.port, "EHLO", 1, posted[:2], func(int) string { return "by-postfix@example.org" })
+	p.deferred(t, "No space left on device", 2)
 
 	gone.Store(false)
 	waitFor(t, "Dovecot to take mail again", 3*time.Minute, func() bool {
 		return c.send(sender(taken), "by-dovecot@example.org", set[taken].Wire()) == nil
 	})
 	p.delivered(t, 3*time.Minute)
-	byPostfix, byLMTP := newCheck(set[:2]), newCheck(set[:taken+1])
+	byPostfix, byLMTP := newCheck(posted), newCheck(set[:taken+1])
 	byPostfix.maildirs(t, virtual+"/Maildir")
-	if byPostfix.seen[0] != 2 || byPostfix.seen[1] != 1 {
+	if !slices.Equal(byPostfix.seen, []int{2, 1, 1}) {
 		t.Errorf("Postfix delivered %v", byPostfix.seen)
 	}
 	byLMTP.maildirs(t, lmtp+"/Maildir")
 	byLMTP.complete(t, 1)
+}
+
+// deferred waits until Postfix has put off so many deliveries for a reason, and
+// returned no mail to its sender.
+func (p *postfix) deferred(t *testing.T, why string, n int) {
+	t.Helper()
+	waitFor(t, "Postfix to put mail off: "+why, 3*time.Minute, func() bool {
+		text, err := os.ReadFile(p.log)
+		ok(t, "reading Postfix's log", err)
+		if bytes.Contains(text, []byte("status=bounced")) {
+			t.Fatal("Postfix has returned mail to its sender")
+		}
+		return bytes.Count(text, []byte(why)) >= n
+	})
 }
