@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type fabric struct {
 	lost     func(from, to int, m RaftMessage) bool // says which messages the network loses; called with mu held
 	leftover time.Duration
 	ends     map[int]*endpoint
+	seq      atomic.Uint64 // of changes without a request
 }
 
 type endpoint struct {
@@ -262,8 +264,14 @@ func (f *fabric) whole() bool {
 	return true
 }
 
+// fabricSession is whose changes are that apply is given no request for.
+const fabricSession = 1 << 20
+
 // apply sends a change to whoever leads, again and again, as a client does.
 func (f *fabric) apply(r objstore.Request, c objstore.Change) (res objstore.Result, err error) {
+	if r == (objstore.Request{}) { // what is sent twice must be made once
+		r = objstore.Request{Session: fabricSession, Seq: f.seq.Add(1)}
+	}
 	pg := f.m.Group(c.Volume())
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
 		for _, o := range f.all() {
@@ -409,6 +417,14 @@ func TestNoAcknowledgedChangeIsLost(t *testing.T) {
 	f.eventually("three voters everywhere", f.whole)
 	f.makeVolumes(0, 1, 2, 3, 4)
 	done := make(chan struct{})
+	// Work is given out in portions: who comes back must be able to catch up, however
+	// slow the machine.
+	work := make(chan struct{}, 1<<16)
+	more := func() {
+		for range 600 {
+			work <- struct{}{}
+		}
+	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	made := map[string]objstore.Ino{}
@@ -420,7 +436,7 @@ func TestNoAcknowledgedChangeIsLost(t *testing.T) {
 				select {
 				case <-done:
 					return
-				default:
+				case <-work:
 				}
 				name := fmt.Sprintf("w%d.%d", w, seq)
 				parent := objstore.VolumeRoot(objstore.VolumeID(1 + (w+int(seq))%4))
@@ -437,16 +453,19 @@ func TestNoAcknowledgedChangeIsLost(t *testing.T) {
 	}
 	count := func() int { mu.Lock(); defer mu.Unlock(); return len(made) }
 	for round := range 6 {
+		more()
 		n := count()
 		f.eventually("work goes on", func() bool { return count() > n+200 || t.Failed() })
 		victim := round % 3
 		f.kill(victim)
+		more()
 		n = count()
 		f.eventually(fmt.Sprintf("work goes on without osd.%d", victim), func() bool { return count() > n+200 || t.Failed() })
 		if t.Failed() {
 			f.dump()
 			break
 		}
+		more()
 		f.start(victim)
 		f.eventually("whole again", f.whole)
 	}
