@@ -55,6 +55,7 @@ var commands = []command{
 	{[]string{"osd", "crush", "reweight"}, 2, 2, (*Monitor).cmdCrushReweight},
 	{[]string{"osd", "crush", "move"}, 2, -1, (*Monitor).cmdMove},
 	{[]string{"osd", "set-nearfull-ratio"}, 1, 1, ratio(func(r *objstore.Ratios) *float64 { return &r.NearFull })},
+	{[]string{"osd", "set-backfillfull-ratio"}, 1, 1, ratio(func(r *objstore.Ratios) *float64 { return &r.BackfillFull })},
 	{[]string{"osd", "set-full-ratio"}, 1, 1, ratio(func(r *objstore.Ratios) *float64 { return &r.Full })},
 	{[]string{"osd", "rm"}, 1, 1, (*Monitor).cmdRemove},
 	{[]string{"mon", "rm"}, 1, 1, (*Monitor).cmdMonRemove},

@@ -14,6 +14,7 @@ func TestFullOSDs(t *testing.T) {
 	for line, want := range map[string]error{
 		"osd set-full-ratio 1.1": objstore.Invalid, "osd set-full-ratio 0.5": objstore.Invalid, // below nearfull
 		"osd set-nearfull-ratio 0": objstore.Invalid, "osd set-nearfull-ratio 0.6": nil,
+		"osd set-backfillfull-ratio 0.5": objstore.Invalid,
 	} {
 		if _, err := m.Command(t.Context(), strings.Fields(line), nil); !errors.Is(err, want) || want == nil && err != nil {
 			t.Errorf("%s: %v", line, err)
@@ -21,6 +22,16 @@ func TestFullOSDs(t *testing.T) {
 	}
 	if _, err := m.Command(t.Context(), strings.Fields("osd set-full-ratio 0.8"), nil); err != nil {
 		t.Fatal(err)
+	}
+	cm, err := m.Map(t.Context())
+	if err != nil || cm.Format != objstore.RatiosFormat {
+		t.Fatalf("format %d, %v", cm.Format, err)
+	}
+	if _, err := m.Command(t.Context(), strings.Fields("osd set-backfillfull-ratio 0.7"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if cm, err = m.Map(t.Context()); err != nil || cm.Format != objstore.BackfillFormat {
+		t.Fatalf("format %d, %v", cm.Format, err)
 	}
 	b, err := m.BeginBeats(t.Context(), 0)
 	if err != nil {
@@ -31,8 +42,8 @@ func TestFullOSDs(t *testing.T) {
 		want  objstore.Fullness
 		codes string
 	}{
-		{410, "", ""}, {390, objstore.NearFull, "OSD_NEARFULL "}, {200, objstore.Full, "OSD_FULL POOL_FULL "},
-		{205, objstore.Full, "OSD_FULL POOL_FULL "}, {300, objstore.NearFull, "OSD_NEARFULL "}, {800, "", ""},
+		{410, "", ""}, {390, objstore.NearFull, "OSD_NEARFULL "}, {290, objstore.BackfillFull, "OSD_BACKFILLFULL "}, {200, objstore.Full, "OSD_FULL POOL_FULL "},
+		{205, objstore.Full, "OSD_FULL POOL_FULL "}, {305, objstore.BackfillFull, "OSD_BACKFILLFULL "}, {350, objstore.NearFull, "OSD_NEARFULL "}, {800, "", ""},
 	} {
 		if err := b.Beat(t.Context(), Report{Total: 1000, Free: c.free}); err != nil {
 			t.Fatal(err)

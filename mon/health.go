@@ -89,7 +89,7 @@ func (m *Monitor) Status(ctx context.Context) (*Status, error) {
 
 // check fills in health.
 func (st *Status) check(cm *objstore.Map) {
-	var down, near, full, degraded, moving, unknown, bad []string
+	var down, near, tooFull, full, degraded, moving, unknown, bad []string
 	led := 0
 	for _, o := range st.OSDs {
 		name := fmt.Sprintf("osd.%d", o.ID)
@@ -104,6 +104,8 @@ func (st *Status) check(cm *objstore.Map) {
 		switch cm.Ratios.Fullness(r.Total, r.Free, o.Full) {
 		case objstore.Full:
 			full = append(full, how)
+		case objstore.BackfillFull:
+			tooFull = append(tooFull, how)
 		case objstore.NearFull:
 			near = append(near, how)
 		}
@@ -132,6 +134,7 @@ func (st *Status) check(cm *objstore.Map) {
 	}
 	st.note("OSD_DOWN", HealthWarn, "%d OSDs down", down)
 	st.note("OSD_NEARFULL", HealthWarn, "%d OSDs near full", near)
+	st.note("OSD_BACKFILLFULL", HealthWarn, "%d OSDs too full for recovery", tooFull)
 	st.note("OSD_FULL", HealthErr, "%d OSDs full", full)
 	st.note("POOL_FULL", HealthErr, "%d pools with full placement groups", fullPools(cm))
 	st.note("OSD_SCRUB_ERRORS", HealthErr, "%d OSDs have damaged chunks", bad)

@@ -18,7 +18,8 @@ const (
 	OutsideFormat  = 3 // data pools outside
 	CodedFormat    = 4 // erasure-coded data pools, of which OSDs know what they hold
 	RatiosFormat   = 5 // ratios of full disks
-	MapFormat      = RatiosFormat
+	BackfillFormat = 6 // a ratio of those too full for recovery
+	MapFormat      = BackfillFormat
 )
 
 // PoolKind says what a pool holds.
@@ -209,6 +210,9 @@ func (m *Map) NeededFormat() int {
 	needed, pools := FirstMapFormat, 0
 	if m.Ratios != (Ratios{}) {
 		needed = RatiosFormat
+	}
+	if m.Ratios.BackfillFull != 0 {
+		needed = BackfillFormat
 	}
 	for _, p := range m.Pools {
 		if p.Outside != nil {

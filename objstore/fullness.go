@@ -5,22 +5,25 @@ import "fmt"
 // Fullness is how near to full an OSD's disk is.
 type Fullness string
 
-// The degrees of fullness; an empty one is neither.
+// The degrees of fullness, each above the one before; an empty one is none of them.
 const (
-	NearFull Fullness = "nearfull" // a warning
-	Full     Fullness = "full"     // it takes nothing that grows
+	NearFull     Fullness = "nearfull"     // a warning
+	BackfillFull Fullness = "backfillfull" // it is given nothing to make up for what others lost
+	Full         Fullness = "full"         // it takes nothing that grows
 )
 
-// Ratios are the parts of its disk in use from which on an OSD is near full or
-// full. 0: as by default.
+// Ratios are the parts of its disk in use from which on an OSD is near full, too full
+// for recovery, or full. 0: as by default.
 type Ratios struct {
-	NearFull float64 `json:"nearfull,omitempty"`
-	Full     float64 `json:"full,omitempty"`
+	NearFull     float64 `json:"nearfull,omitempty"`
+	BackfillFull float64 `json:"backfillfull,omitempty"`
+	Full         float64 `json:"full,omitempty"`
 }
 
 const (
-	defaultNearFull = 0.85
-	defaultFull     = 0.95
+	defaultNearFull     = 0.85
+	defaultBackfillFull = 0.90
+	defaultFull         = 0.95
 
 	// fullMargin is by how much less must be in use before an OSD is less full
 	// again: each change makes a map, and looks for chunks to move.
@@ -35,12 +38,15 @@ func (r Ratios) Used() Ratios {
 	if r.Full == 0 {
 		r.Full = defaultFull
 	}
+	if r.BackfillFull == 0 {
+		r.BackfillFull = min(max(defaultBackfillFull, r.NearFull), r.Full)
+	}
 	return r
 }
 
 func (r Ratios) fault() string {
-	if u := r.Used(); !(u.NearFull > 0 && u.NearFull <= u.Full && u.Full <= 1) {
-		return fmt.Sprintf("ratios of nearfull %v and full %v", u.NearFull, u.Full)
+	if u := r.Used(); !(u.NearFull > 0 && u.NearFull <= u.BackfillFull && u.BackfillFull <= u.Full && u.Full <= 1) {
+		return fmt.Sprintf("ratios of nearfull %v, backfillfull %v and full %v", u.NearFull, u.BackfillFull, u.Full)
 	}
 	return ""
 }
@@ -52,12 +58,15 @@ func (r Ratios) Fullness(total, free uint64, was Fullness) Fullness {
 		return was
 	}
 	r = r.Used()
-	used := 1 - float64(free)/float64(total)
-	switch {
-	case used >= r.Full || was == Full && used > r.Full-fullMargin:
-		return Full
-	case used >= r.NearFull || was != "" && used > r.NearFull-fullMargin:
-		return NearFull
+	used, atLeast := 1-float64(free)/float64(total), false
+	for _, d := range []struct {
+		how  Fullness
+		from float64
+	}{{Full, r.Full}, {BackfillFull, r.BackfillFull}, {NearFull, r.NearFull}} {
+		atLeast = atLeast || was == d.how
+		if used >= d.from || atLeast && used > d.from-fullMargin {
+			return d.how
+		}
 	}
 	return ""
 }
@@ -71,4 +80,11 @@ func (r Ratios) Room(total, free uint64) uint64 {
 func (m *Map) FullOSD(id int) bool {
 	o := m.OSD(id)
 	return o != nil && o.Full == Full
+}
+
+// NoBackfill says whether the map has an OSD as too full to be given what others lost,
+// or what is moved.
+func (m *Map) NoBackfill(id int) bool {
+	o := m.OSD(id)
+	return o != nil && (o.Full == Full || o.Full == BackfillFull)
 }

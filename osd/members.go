@@ -292,8 +292,8 @@ func (g *group) reconfigure(m *objstore.Map) {
 		switch {
 		case slices.Contains(voters, id):
 		case !slices.Contains(learners, id):
-			if o := m.OSD(osdID(id)); o == nil || !o.Up {
-				ready = false // it would only be missed
+			if o := m.OSD(osdID(id)); o == nil || !o.Up || m.NoBackfill(o.ID) {
+				ready = false // it would only be missed, or filled
 				continue
 			}
 			change(raftpb.ConfChangeAddLearnerNode, id)

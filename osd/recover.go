@@ -28,6 +28,7 @@ const (
 	recoverEvery   = 10 * time.Minute
 	recoverSettle  = time.Second // changes of the map come in bursts
 	recoverRetry   = 5 * time.Second
+	recoverHeld    = time.Minute // until a look at what full OSDs kept from being done; a change of the map comes first
 	recoverBatch   = 1000
 	recoverPushes  = 2 // chunks on their way at a time: clients come first
 	recoverTimeout = 20 * time.Second
@@ -38,6 +39,7 @@ type recovery struct {
 	now     chan struct{}
 	missing atomic.Int64  // replicas that the pass under way found lacking and has not made yet
 	lost    atomic.Int64  // of these, shards that nobody has and that are made from others
+	held    atomic.Int64  // replicas and shards that the pass under way found lacking on OSDs too full for them
 	copied  atomic.Int64  // replicas made in this run
 	bytes   atomic.Int64  // of these
 	seen    atomic.Int64  // chunks that the pass under way has been through
@@ -65,9 +67,12 @@ func (o *OSD) recoverLoop(ctx context.Context) error {
 		if err != nil {
 			o.log.Warn("recovery", "err", err)
 		}
-		if err != nil || !whole {
+		switch {
+		case err == nil && !whole && o.recovery.held.Load() > 0:
+			next = recoverHeld
+		case err != nil || !whole:
 			next = recoverRetry
-		} else {
+		default:
 			o.recovery.checked.Store(epoch)
 		}
 		wait.Reset(next)
@@ -83,6 +88,7 @@ func (o *OSD) recoverPass(ctx context.Context) (whole bool, err error) {
 	}
 	defer o.recovery.missing.Store(0)
 	o.recovery.seen.Store(0)
+	o.recovery.held.Store(0)
 	whole = true
 	err = o.eachPooled(ctx, func(ids []objstore.ChunkID) error {
 		defer o.recovery.seen.Add(int64(len(ids)))
@@ -227,6 +233,9 @@ func (o *OSD) recoverCopies(ctx context.Context, m *objstore.Map, ids []objstore
 			switch {
 			case held && giver < 0:
 				giver = osd
+			case known && !held && m.NoBackfill(osd):
+				o.recovery.held.Add(1)
+				whole = false
 			case known && !held:
 				lacking = append(lacking, osd)
 			}

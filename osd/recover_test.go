@@ -106,6 +106,38 @@ func TestChunksMoveWhenAnOSDGoesOut(t *testing.T) {
 	})
 }
 
+// TestTooFullForRecovery: an OSD that is backfillfull is given neither chunks nor
+// groups, until it is not.
+func TestTooFullForRecovery(t *testing.T) {
+	f := newFabric(t, 4)
+	f.eventually("three voters everywhere", f.whole)
+	f.makeVolumes(0, 1)
+	pool := f.m.Data()
+	var ids []objstore.ChunkID
+	for i := range 40 {
+		id, data := f.putOn(1, i)
+		for _, osd := range f.m.Acting(pool, pool.ChunkPG(id)) {
+			if err := f.osds[osd].PutChunk(t.Context(), id, data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ids = append(ids, id)
+	}
+	chunks, groups := f.has(3, ids...), len(f.osds[3].hosted())
+	f.setMap(func(m *objstore.Map) { m.OSDs[0].In, m.OSDs[3].Full = false, objstore.BackfillFull })
+	f.eventually("the others have theirs, and osd.3 is passed over", func() bool {
+		return f.has(1, ids...)+f.has(2, ids...) == 2*len(ids) && f.osds[0].recovery.held.Load() > 0
+	})
+	if now, hosts := f.has(3, ids...), len(f.osds[3].hosted()); now != chunks || hosts != groups {
+		t.Errorf("%d chunks and %d groups, before %d and %d", now, hosts, chunks, groups)
+	}
+	f.setMap(func(m *objstore.Map) { m.OSDs[3].Full = objstore.NearFull })
+	f.eventually("three replicas on the others, none on osd.0", func() bool {
+		return f.has(1, ids...)+f.has(2, ids...)+f.has(3, ids...) == 3*len(ids) && f.has(0, ids...) == 0
+	})
+	f.eventually("voters as the map wants", f.whole)
+}
+
 // rot damages a chunk in its segment.
 func rot(t *testing.T, o *OSD, loc chunkstore.Loc, at int64) {
 	t.Helper()

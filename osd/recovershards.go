@@ -189,12 +189,13 @@ func (o *OSD) askShards(ctx context.Context, m *objstore.Map, ids []objstore.Chu
 			}
 		}
 	}
-	return list, o.askHeld(ctx, ask), nil
+	return list, o.askHeld(ctx, m, ask), nil
 }
 
 // askHeld asks OSDs, all at once, which shards of chunks they hold. False: one
-// did not answer.
-func (o *OSD) askHeld(ctx context.Context, ask map[int][]*codedChunk) (all bool) {
+// did not answer, or lacks some and is too full to be given any, which then is as if it
+// had not.
+func (o *OSD) askHeld(ctx context.Context, m *objstore.Map, ask map[int][]*codedChunk) (all bool) {
 	type answer struct {
 		osd  int
 		held []int
@@ -215,6 +216,11 @@ func (o *OSD) askHeld(ctx context.Context, ask map[int][]*codedChunk) (all bool)
 		all = all && a.held != nil
 		for i, shard := range a.held {
 			c := ask[a.osd][i]
+			if shard < 0 && m.NoBackfill(a.osd) {
+				o.recovery.held.Add(1)
+				all = false
+				continue
+			}
 			if shard >= len(c.acting) {
 				shard = -1
 			}
@@ -288,7 +294,7 @@ func (o *OSD) askStrays(ctx context.Context, m *objstore.Map, jobs []*shardJob) 
 			ask[osd] = append(ask[osd], j.codedChunk)
 		}
 	}
-	o.askHeld(ctx, ask) // of who does not answer nothing can be hoped
+	o.askHeld(ctx, m, ask) // of who does not answer nothing can be hoped
 	for _, j := range jobs {
 		j.make = slices.DeleteFunc(j.make, func(shard int) bool {
 			stray := j.stray(shard)

@@ -105,6 +105,7 @@ func osdAdminCommands() []*cli.Command {
 		changing("osd down", "mark OSDs down; a live one comes up again", "OSD..."),
 		changing("osd reweight", "let an OSD take a part of its share, 0 to 1", "OSD PART"),
 		changing("osd set-nearfull-ratio", "set the part of its disk in use from which on an OSD is near full, a warning (default: 0.85)", "RATIO"),
+		changing("osd set-backfillfull-ratio", "set the part of its disk in use from which on an OSD is given nothing by recovery (default: 0.90)", "RATIO"),
 		changing("osd set-full-ratio", "set the part of its disk in use from which on an OSD takes nothing that grows (default: 0.95)", "RATIO"),
 		changing("osd rm", "forget an OSD that is down and out", "OSD", forceFlag()),
 		{Name: "crush", Usage: "change where OSDs stand and what they weigh", Subcommands: []*cli.Command{
