@@ -1,17 +1,13 @@
 package crash
 
 import (
-	"archive/tar"
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
 	"pillarbox/test/harness"
@@ -22,70 +18,13 @@ import (
 // killed, so that a part is in the database and a part in the log. It stays as it
 // is: every later program has to open it.
 
-// unpack unpacks an archive, with holes where files have zeros.
-func unpack(t *testing.T, archive, dir string) {
-	t.Helper()
-	f, err := os.Open(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := zstd.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, h.Name)
-		if h.Typeflag == tar.TypeDir {
-			err = os.Mkdir(path, h.FileInfo().Mode().Perm())
-		} else {
-			err = unpackFile(path, h, r)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func unpackFile(path string, h *tar.Header, r io.Reader) (err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, h.FileInfo().Mode().Perm())
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	buf, zeros := make([]byte, 64<<10), make([]byte, 64<<10)
-	for at := int64(0); ; {
-		n, err := io.ReadFull(r, buf)
-		if n > 0 && !bytes.Equal(buf[:n], zeros[:n]) {
-			if _, err := f.WriteAt(buf[:n], at); err != nil {
-				return err
-			}
-		}
-		at += int64(n)
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return f.Truncate(h.Size)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
 func oldMessage(i, n int) string {
 	return strings.Repeat(fmt.Sprintf("message %d\n", i), n/10+1)[:n]
 }
 
 func TestOldStore(t *testing.T) {
 	dir := t.TempDir()
-	unpack(t, "testdata/store-1.tar.zst", dir)
+	harness.Unpack(t, "testdata/store-1.tar.zst", dir)
 	n := harness.Start(t, harness.Options{Data: filepath.Join(dir, "store"), Args: []string{"--s3", "off"}})
 	box := filepath.Join(n.Mount, "example.org/alice/Maildir")
 	check := func() {
