@@ -85,8 +85,8 @@ posix:
 crash:
 	go test -count=1 -timeout 30m ./test/crash/...
 
-# TestFenced is left to soak: about one run in six finds a number that two hosts have
-# counted under one lock, after an OSD came back and the lead went to it again.
+# TestFenced is left to soak until it has passed more often: one run in six found a number
+# that two hosts had counted under one lock, before the cause was found.
 cluster:
 	go test -count=1 -timeout 40m -skip '^TestFenced$$' ./test/cluster/...
 
