@@ -60,6 +60,8 @@ type Push struct {
 	Seq    uint64 // to be acknowledged with it
 	Volume VolumeID
 	Events []Event
+	Index  uint64 // see Result; 0: not told
+	Attrs  []Attr // what the change made of inodes that the events are about
 }
 
 // Ack is the answer to a Push: nothing that was known of before is served any
@@ -90,6 +92,17 @@ func DirsOf(c Change) (dirs [2]Ino) {
 	return dirs
 }
 
+// AttrsOf are the attributes that a change which was made with result r left: of
+// the inode it is about, unless that lost its last name, and of directories.
+func AttrsOf(r Result) (list []Attr) {
+	for _, a := range [...]Attr{r.Attr, r.Dirs[0], r.Dirs[1]} {
+		if a.Ino != 0 && a.Nlink > 0 {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
 // EventsOf is what a change that was made with result r did.
 func EventsOf(c Change, r Result) []Event {
 	kind := r.Attr.Mode & ModeType
@@ -100,7 +113,11 @@ func EventsOf(c Change, r Result) []Event {
 		}
 		return []Event{{Kind: Created, Ino: r.Attr.Ino, Type: kind, Dir: c.Parent, Name: c.Name}}
 	case Link:
-		return []Event{{Kind: Created, Ino: c.Ino, Type: kind, Dir: c.Parent, Name: c.Name}}
+		list := []Event{{Kind: Created, Ino: c.Ino, Type: kind, Dir: c.Parent, Name: c.Name}}
+		if c.Over != 0 {
+			list = append(list, Event{Kind: Touched, Ino: c.Over})
+		}
+		return list
 	case AttachVolume:
 		return []Event{{Kind: Created, Ino: VolumeRoot(c.Vol), Type: ModeDir, Dir: c.Parent, Name: c.Name}}
 	case Remove:
@@ -109,6 +126,9 @@ func EventsOf(c Change, r Result) []Event {
 		list := []Event{{Kind: Moved, Ino: r.Attr.Ino, Type: kind, Dir: c.OldParent, Name: c.OldName, NewDir: c.NewParent, NewName: c.NewName}}
 		if c.Exchange {
 			list = append(list, Event{Kind: Moved, Dir: c.NewParent, Name: c.NewName, NewDir: c.OldParent, NewName: c.OldName})
+		}
+		if r.Over != 0 {
+			list = append(list, Event{Kind: Touched, Ino: r.Over})
 		}
 		return list
 	case Write:

@@ -217,9 +217,13 @@ const (
 type Result struct {
 	Attr   Attr // of the inode created, linked, changed or renamed
 	Orphan Ino  // not 0: this inode lost its last name; purge it when no handle is open
-	// Dirs are the directories that names changed in, as they are now, where the
-	// OSD tells: an Ino of 0 is none.
+	Over   Ino  // of a Rename, where the OSD tells: what had the new name before, 0 if nothing
+	// Dirs are the directories that names changed in, as the change left them, where
+	// the OSD tells: an Ino of 0 is none.
 	Dirs [2]Attr
+	// Index orders the changes of a volume by what they saw of one another, where the
+	// OSD tells; 0: it does not.
+	Index uint64
 	// Chunks are what a Write's Resident extents became, in their order, where the
 	// OSD tells. They name these bytes for good once the change is Committed.
 	Chunks []ChunkID

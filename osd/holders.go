@@ -311,21 +311,21 @@ func (o *OSD) Hold(ctx context.Context, pg uint32, vols []objstore.VolumeID, hel
 	return st == good, g.wait(ctx, index)
 }
 
-// tell tells all other sessions that may know something of a volume what was
+// tell tells all sessions but self that may know something of a volume what was
 // changed, and returns when they have taken it in or their leases are over. busy
 // are the inodes of Purged events that some have open.
-func (o *OSD) tell(ctx context.Context, g *group, vol objstore.VolumeID, self uint64, events []objstore.Event) (busy map[objstore.Ino]bool, err error) {
-	if len(events) == 0 {
+func (o *OSD) tell(ctx context.Context, g *group, self uint64, p objstore.Push) (busy map[objstore.Ino]bool, err error) {
+	if len(p.Events) == 0 {
 		return nil, nil
 	}
-	sessions, err := o.listeners(ctx, g, vol, self)
+	sessions, err := o.listeners(ctx, g, p.Volume, self)
 	if err != nil || len(sessions) == 0 {
 		return nil, err
 	}
-	if busy, err = o.push(ctx, vol, sessions, events); err != nil {
+	if busy, err = o.push(ctx, sessions, p); err != nil {
 		return nil, err
 	}
-	_, err = o.listeners(ctx, g, vol, self) // some may have fallen silent instead
+	_, err = o.listeners(ctx, g, p.Volume, self) // some may have fallen silent instead
 	return busy, err
 }
 
@@ -352,8 +352,8 @@ func (o *OSD) listeners(ctx context.Context, g *group, vol objstore.VolumeID, se
 	}
 }
 
-// push has sessions take in events, all at once, and waits for them.
-func (o *OSD) push(ctx context.Context, vol objstore.VolumeID, sessions []uint64, events []objstore.Event) (busy map[objstore.Ino]bool, err error) {
+// push has sessions take in what happened, all at once, and waits for them.
+func (o *OSD) push(ctx context.Context, sessions []uint64, p objstore.Push) (busy map[objstore.Ino]bool, err error) {
 	type told struct {
 		session uint64
 		s       *Subscription
@@ -364,7 +364,7 @@ func (o *OSD) push(ctx context.Context, vol objstore.VolumeID, sessions []uint64
 		if s == nil {
 			return told{}, false
 		}
-		return told{session, s, s.push(objstore.Push{Volume: vol, Events: events})}, true
+		return told{session, s, s.push(p)}, true
 	}
 	var wait []told
 	for _, session := range sessions {

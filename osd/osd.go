@@ -615,20 +615,19 @@ func (o *OSD) Apply(ctx context.Context, pg uint32, r objstore.Request, c objsto
 			return objstore.Result{}, err
 		}
 	}
-	if _, ok := objstore.LeaseOf(ctx); ok {
-		g.addDirs(&res, c)
-	}
-	_, err = o.tell(ctx, g, c.Volume(), r.Session, objstore.EventsOf(c, res))
+	_, err = o.tell(ctx, g, r.Session, objstore.Push{
+		Volume: c.Volume(), Events: objstore.EventsOf(c, res), Index: res.Index, Attrs: objstore.AttrsOf(res),
+	})
 	return res, err
 }
 
-// addDirs spares a client that keeps attributes the question after them. A later
-// change may show in them: then the client is told of that one, too.
-func (g *group) addDirs(res *objstore.Result, c objstore.Change) {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
+// place says where in the group's order a change has its place, and spares clients
+// that keep attributes the question after those of directories. Under mu, right
+// after the change.
+func (g *group) place(res *objstore.Result, c objstore.Change) {
+	res.Index = g.executed
 	for i, dir := range objstore.DirsOf(c) {
-		if dir == 0 || g.canLead() != nil {
+		if dir == 0 {
 			continue
 		}
 		if a, err := volume.GetAttr(&g.st, dir); err == nil {
@@ -643,7 +642,7 @@ func (o *OSD) unlessOpen(ctx context.Context, g *group, self uint64, c objstore.
 	for i, ino := range c.Inos {
 		events[i] = objstore.Event{Kind: objstore.Purged, Ino: ino}
 	}
-	busy, err := o.tell(ctx, g, c.Vol, self, events)
+	busy, err := o.tell(ctx, g, self, objstore.Push{Volume: c.Vol, Events: events})
 	if err != nil || len(busy) == 0 {
 		return c, err
 	}
@@ -666,7 +665,8 @@ func (g *group) apply(ctx context.Context, r objstore.Request, c objstore.Change
 		return nil, res, at, fmt.Errorf("%w: %w", objstore.Unavailable, context.Cause(ctx))
 	}
 	// Others go on when the lease is over, which is logged under mu.
-	if lease, ok := objstore.LeaseOf(ctx); ok {
+	lease, leased := objstore.LeaseOf(ctx)
+	if leased {
 		if err := g.osd.under(lease); err != nil {
 			return nil, res, at, err
 		}
@@ -685,6 +685,9 @@ func (g *group) apply(ctx context.Context, r objstore.Request, c objstore.Change
 		logged = g.seen.keep(delta, r, res, g.osd.ticks.Load())
 	}
 	index, err := g.propose(logged)
+	if err == nil && leased {
+		g.place(&res, c)
+	}
 	return delta, res, g.moment(index), err
 }
 

@@ -3,6 +3,7 @@ package osd
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ type listener struct {
 	mu     sync.Mutex
 	frozen bool
 	heard  []objstore.Event
+	pushes []objstore.Push
 	unseen []uint64
 	lost   []uint32
 	busy   objstore.Ino
@@ -56,6 +58,7 @@ func (l *listener) take(p Pushed) {
 		return
 	}
 	l.heard = append(l.heard, p.Push.Events...)
+	l.pushes = append(l.pushes, *p.Push)
 	if l.frozen {
 		l.unseen = append(l.unseen, p.Push.Seq)
 		return
@@ -94,6 +97,48 @@ func (f *fabric) leader(pg uint32) (found *OSD) {
 		return err == nil
 	})
 	return found
+}
+
+// TestToldAttrs: who is told of a change hears what it left of the file and of the
+// directory, and so does its author; both hear the same place in the order of changes.
+func TestToldAttrs(t *testing.T) {
+	f := newFabric(t, 1)
+	f.makeVolumes(0, 1)
+	o, pg, root := f.osds[0], f.m.Group(1), objstore.VolumeRoot(1)
+	a, b := listen(t, o, 11), listen(t, o, 12)
+	if _, err := o.GetAttr(b.ctx(t), pg, root); err != nil {
+		t.Fatal(err)
+	}
+	changes := []objstore.Change{create("x"), create("y"), objstore.Rename{OldParent: root, OldName: "x", NewParent: root, NewName: "y"}}
+	var last uint64
+	for i, c := range changes {
+		r, err := o.Apply(a.ctx(t), pg, objstore.Request{Session: 11, Seq: uint64(i + 1)}, c, objstore.Committed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.mu.Lock()
+		p := b.pushes[i]
+		b.mu.Unlock()
+		dir, err := o.GetAttr(a.ctx(t), pg, root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Index <= last || r.Index != p.Index {
+			t.Errorf("change %d is told as the one at %d, and at %d to its author, after %d", i, p.Index, r.Index, last)
+		}
+		if want := []objstore.Attr{r.Attr, dir}; r.Dirs[0] != dir || !slices.Equal(p.Attrs, want) {
+			t.Errorf("change %d left %+v, told was %+v", i, want, p.Attrs)
+		}
+		last = p.Index
+	}
+	if e := b.heard[len(b.heard)-1]; e.Kind != objstore.Touched || e.Ino != b.pushes[1].Attrs[0].Ino {
+		t.Errorf("of what a rename replaced was heard %+v", e)
+	}
+	// An answer given again does not say how things are by now.
+	r, err := o.Apply(a.ctx(t), pg, objstore.Request{Session: 11, Seq: 1}, changes[0], objstore.Committed)
+	if err != nil || r.Index != 0 {
+		t.Errorf("asked again: %+v, %v", r, err)
+	}
 }
 
 func create(name string) objstore.Create {

@@ -16,6 +16,11 @@ import (
 // way. Every change moves the volume's generation, its own client's changes when
 // they begin and when they end, and only answers of questions put in the present
 // generation are kept.
+//
+// Where hosts change the same directories all the time, no answer comes in the
+// generation it was asked in. But a change tells what it made of the inodes that it
+// touched, and its place among the others: what comes from a later one is kept, in
+// whatever order they come (order.go).
 
 // What is kept takes so many bytes of memory, measured, with room for maps that have
 // just grown. Names and extents take their own length besides.
@@ -44,15 +49,18 @@ type cache struct {
 }
 
 type cachedVolume struct {
-	gen    uint64
-	size   int64   // bytes of memory at most: what was replaced or forgotten counts still
-	from   *stream // under which it is kept
-	names  map[nameKey]objstore.DirEntry
-	absent map[nameKey]struct{}
-	attrs  map[objstore.Ino]objstore.Attr
-	spans  map[objstore.Ino]span
-	whole  map[objstore.Ino]struct{} // directories of which all names are known
-	lists  map[objstore.Ino]listing
+	gen uint64
+	// answered is the generation of the last answer that was kept.
+	answered uint64
+	size     int64   // bytes of memory at most: what was replaced or forgotten counts still
+	from     *stream // under which it is kept
+	names    map[nameKey]objstore.DirEntry
+	absent   map[nameKey]struct{}
+	attrs    map[objstore.Ino]knownAttr
+	order    order
+	spans    map[objstore.Ino]span
+	whole    map[objstore.Ino]struct{} // directories of which all names are known
+	lists    map[objstore.Ino]listing
 }
 
 // question is a moment in a volume's history.
@@ -67,7 +75,7 @@ func (c *cache) volume(v objstore.VolumeID) *cachedVolume {
 	if vc == nil {
 		vc = &cachedVolume{
 			names: map[nameKey]objstore.DirEntry{}, absent: map[nameKey]struct{}{},
-			attrs: map[objstore.Ino]objstore.Attr{}, spans: map[objstore.Ino]span{}, whole: map[objstore.Ino]struct{}{},
+			attrs: map[objstore.Ino]knownAttr{}, spans: map[objstore.Ino]span{}, whole: map[objstore.Ino]struct{}{},
 		}
 		if c.vols == nil {
 			c.vols = map[objstore.VolumeID]*cachedVolume{}
@@ -120,6 +128,15 @@ func (c *cache) present(q question, from *stream) bool {
 	return true
 }
 
+// keeps is present of the answer to a question, which will be kept. Under mu.
+func (c *cache) keeps(q question, from *stream) bool {
+	if !c.present(q, from) {
+		return false
+	}
+	q.of.answered = q.gen
+	return true
+}
+
 // lookup is what is known of a name; e has attributes if it is of the same volume.
 func (c *cache) lookup(dir objstore.Ino, name string) (e objstore.DirEntry, absent, ok bool) {
 	if !c.on.Load() {
@@ -135,7 +152,7 @@ func (c *cache) lookup(dir objstore.Ino, name string) (e objstore.DirEntry, abse
 	k := nameKey{dir, name}
 	if e, ok = vc.names[k]; ok {
 		if a, known := vc.attrs[e.Ino]; known {
-			e.Attr = &a
+			e.Attr = &a.Attr
 			return e, false, true
 		}
 		return e, false, e.Ino.Volume() != dir.Volume()
@@ -153,7 +170,9 @@ func (c *cache) attr(ino objstore.Ino) (a objstore.Attr, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if vc := c.good(ino.Volume()); vc != nil {
-		a, ok = vc.attrs[ino]
+		var k knownAttr
+		k, ok = vc.attrs[ino]
+		a = k.Attr
 	}
 	c.found[cachedAttrs].add(ok)
 	return a, ok
@@ -161,7 +180,7 @@ func (c *cache) attr(ino objstore.Ino) (a objstore.Attr, ok bool) {
 
 func (c *cache) setName(vc *cachedVolume, dir objstore.Ino, e objstore.DirEntry) {
 	if e.Attr != nil {
-		c.setAttr(vc, *e.Attr)
+		c.setAttr(vc, *e.Attr, 0)
 		e.Attr = nil
 	}
 	k := nameKey{dir, e.Name}
@@ -184,11 +203,13 @@ func (c *cache) setAbsent(vc *cachedVolume, dir objstore.Ino, name string) {
 	vc.absent[k] = struct{}{}
 }
 
-func (c *cache) setAttr(vc *cachedVolume, a objstore.Attr) {
+// setAttr sets what the change with the index made of an inode; 0: what a question
+// was answered with.
+func (c *cache) setAttr(vc *cachedVolume, a objstore.Attr, index uint64) {
 	if _, ok := vc.attrs[a.Ino]; !ok {
 		c.grow(vc, attrCost)
 	}
-	vc.attrs[a.Ino] = a
+	vc.attrs[a.Ino] = knownAttr{a, index}
 }
 
 func (c *cache) grow(vc *cachedVolume, n int) {
@@ -220,7 +241,7 @@ func (c *cache) bound() {
 func (c *cache) looked(q question, from *stream, dir objstore.Ino, name string, e objstore.DirEntry, absent bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.present(q, from) {
+	if !c.keeps(q, from) {
 		return
 	}
 	if absent {
@@ -236,8 +257,8 @@ func (c *cache) looked(q question, from *stream, dir objstore.Ino, name string, 
 func (c *cache) gotAttr(q question, from *stream, a objstore.Attr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.present(q, from) {
-		c.setAttr(q.of, a)
+	if c.keeps(q, from) {
+		c.setAttr(q.of, a, 0)
 		c.bound()
 	}
 }
@@ -246,7 +267,7 @@ func (c *cache) gotAttr(q question, from *stream, a objstore.Attr) {
 func (c *cache) listed(q question, from *stream, dir objstore.Ino, l listing) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if int64(len(l.names))*(nameCost+attrCost+listCost) > c.max/4 || !c.present(q, from) {
+	if int64(len(l.names))*(nameCost+attrCost+listCost) > c.max/4 || !c.keeps(q, from) {
 		return
 	}
 	for _, e := range l.names {
@@ -270,13 +291,19 @@ func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore
 		c.drop(q.vol)
 		return
 	}
-	known := err == nil && c.present(q, from)
+	// An answer that was kept since it began may be of a later change.
+	known := err == nil && q.gen > q.of.answered && c.present(q, from)
+	ordered := err == nil && !known && from != nil && q.of.from == from && r.Index != 0
 	q.of.gen++
 	if err != nil && kindOf(err) == objstore.Unavailable {
 		c.drop(q.vol) // it may have been made
 		return
 	}
-	c.touched(q.of, objstore.EventsOf(ch, r), known && follows(ch, r))
+	if ordered {
+		c.place(q, ch, r)
+	} else {
+		c.touched(q.of, objstore.EventsOf(ch, r), r.Index, known && follows(ch, r))
+	}
 	if err != nil { // the name is there still, and forgotten: without it they are not all
 		for _, dir := range objstore.DirsOf(ch) {
 			delete(q.of.whole, dir)
@@ -300,7 +327,7 @@ func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore
 	}
 	for _, dir := range r.Dirs {
 		if dir.Ino.Volume() == q.vol && dir.Ino != 0 {
-			c.setAttr(q.of, dir)
+			c.setAttr(q.of, dir, r.Index)
 		}
 	}
 	switch ch := ch.(type) {
@@ -311,25 +338,25 @@ func (c *cache) changed(q question, from *stream, ch objstore.Change, r objstore
 		if r.Attr.IsDir() {
 			q.of.whole[r.Attr.Ino] = struct{}{}
 		}
-		c.setAttr(q.of, r.Attr)
+		c.setAttr(q.of, r.Attr, r.Index)
 	case objstore.Link:
 		c.setName(q.of, ch.Parent, objstore.DirEntry{Name: ch.Name, Ino: ch.Ino, Type: r.Attr.Mode & objstore.ModeType})
-		c.setAttr(q.of, r.Attr)
+		c.setAttr(q.of, r.Attr, r.Index)
 	case objstore.Remove:
 		c.setAbsent(q.of, ch.Parent, ch.Name)
 	case objstore.Rename:
 		if follows(ch, r) {
 			c.setAbsent(q.of, ch.OldParent, ch.OldName)
 			c.setName(q.of, ch.NewParent, objstore.DirEntry{Name: ch.NewName, Ino: r.Attr.Ino, Type: r.Attr.Mode & objstore.ModeType})
-			c.setAttr(q.of, r.Attr)
+			c.setAttr(q.of, r.Attr, r.Index)
 		}
 	case objstore.Write:
-		c.setAttr(q.of, r.Attr)
+		c.setAttr(q.of, r.Attr, r.Index)
 		if s, ok := wholeFile(ch, r); ok {
 			c.setSpan(q.of, ch.Ino, s)
 		}
 	case objstore.Share, objstore.SetAttr, objstore.MoveChunk, objstore.Reparent:
-		c.setAttr(q.of, r.Attr)
+		c.setAttr(q.of, r.Attr, r.Index)
 	}
 	c.bound()
 }
@@ -348,40 +375,54 @@ func follows(ch objstore.Change, r objstore.Result) bool {
 	return false
 }
 
-// told takes in what others changed.
-func (c *cache) told(p *objstore.Push) {
+// told takes in what others changed; from is the stream that told.
+func (c *cache) told(p *objstore.Push, from *stream) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if vc := c.vols[p.Volume]; vc != nil {
-		vc.gen++
-		c.touched(vc, p.Events, false)
+	vc := c.vols[p.Volume]
+	if vc == nil {
+		return
+	}
+	vc.gen++
+	if vc.from == from || vc.from == nil {
+		c.take(vc, p.Events, p.Attrs, p.Index, false)
+	} else {
+		c.touched(vc, p.Events, 0, false)
 	}
 }
 
-// touched forgets what events are about. With whole, the names that changed will
-// be set, so that directories of which all names are known stay so. Under mu.
-func (c *cache) touched(vc *cachedVolume, events []objstore.Event, whole bool) {
+// touched forgets what events are about, of a change with an index (0: not known).
+// With whole, the names that changed will be set, so that directories of which all
+// names are known stay so. Under mu.
+func (c *cache) touched(vc *cachedVolume, events []objstore.Event, index uint64, whole bool) {
 	forget := func(dir objstore.Ino, name string) {
 		if name == "" {
 			return
 		}
 		c.dropList(vc, dir)
+		c.forgetAttr(vc, dir, index)
 		k := nameKey{dir, name}
+		if index != 0 && vc.order.last[k] > index {
+			return // what is known of it is of a later change
+		}
+		if index != 0 && vc.order.floor > index {
+			delete(vc.whole, dir) // it may be: then that the name is not known says nothing
+		}
 		e, known := vc.names[k]
 		_, absent := vc.absent[k]
 		_, whole := vc.whole[dir]
 		switch {
 		case known:
-			delete(vc.attrs, e.Ino) // a name less, or replaced
-		case !absent && !whole:
-			clear(vc.attrs) // any of them may have been replaced
+			c.forgetAttr(vc, e.Ino, index) // a name less, or replaced
+		case index == 0 && !absent && !whole:
+			clear(vc.attrs) // any of them may have been replaced; where the index is told, that is, too
 		}
 		delete(vc.names, k)
 		delete(vc.absent, k)
-		delete(vc.attrs, dir)
+		c.note(vc, k, index)
 	}
 	for _, e := range events {
-		delete(vc.attrs, e.Ino)
+		c.forgetAttr(vc, e.Ino, index)
 		switch e.Kind {
 		case objstore.Modified, objstore.Touched, objstore.Purged:
 			delete(vc.spans, e.Ino)

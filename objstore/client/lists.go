@@ -70,7 +70,7 @@ func (c *cache) list(dir objstore.Ino, after uint64, n int, attrs bool) (list []
 		if !known {
 			return nil, false
 		}
-		list[i].Attr = &a
+		list[i].Attr = &a.Attr
 	}
 	return list, true
 }

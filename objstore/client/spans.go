@@ -49,7 +49,7 @@ func (c *cache) extents(ino objstore.Ino, off, n uint64) (list []objstore.Extent
 func (c *cache) gotExtents(q question, from *stream, ino objstore.Ino, s span) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.present(q, from) {
+	if c.keeps(q, from) {
 		c.setSpan(q.of, ino, s)
 		c.bound()
 	}

@@ -344,7 +344,7 @@ func (c *Client) follow(s *stream, w Watchable) {
 		Beat: s.beat,
 		Push: func(p objstore.Push, ack func(objstore.Ack)) {
 			c.watch.pushes.Add(1)
-			c.cache.told(&p)
+			c.cache.told(&p, s)
 			to.Told(p, ack)
 		},
 		Lost: func(pgs []uint32) {

@@ -42,7 +42,7 @@ func (t *tx) rename(c objstore.Rename) (res objstore.Result, err error) {
 		if err != nil {
 			return res, err
 		}
-		res.Orphan = gone.Orphan
+		res.Orphan, res.Over = gone.Orphan, m.new.ino
 		if m.new.isDir() {
 			addLinks(m.to, -1)
 		}
@@ -179,6 +179,7 @@ func (t *tx) exchange(m moving) (res objstore.Result, err error) {
 		return res, err
 	}
 	m.touch(t)
+	res.Over = m.new.ino
 	res.Attr, err = t.move(m.old, m.from, m.to, c.NewName, m.new.cookie)
 	return res, err
 }

@@ -205,7 +205,7 @@ func (d *decoder) entry(m *osdv1.DirEntry) objstore.DirEntry {
 }
 
 func resultToWire(r *objstore.Result) *osdv1.Result {
-	m := &osdv1.Result{Attr: attrToWire(&r.Attr), Orphan: uint64(r.Orphan)}
+	m := &osdv1.Result{Attr: attrToWire(&r.Attr), Orphan: uint64(r.Orphan), Index: r.Index, Over: uint64(r.Over)}
 	for i := range r.Dirs {
 		if r.Dirs[i].Ino != 0 {
 			m.Dirs = append(m.Dirs, attrToWire(&r.Dirs[i]))
@@ -218,7 +218,7 @@ func resultToWire(r *objstore.Result) *osdv1.Result {
 }
 
 func (d *decoder) result(m *osdv1.Result) objstore.Result {
-	r := objstore.Result{Attr: attrFromWire(m.GetAttr()), Orphan: objstore.Ino(m.GetOrphan()), Chunks: d.chunks(m.GetChunks(), maxList)}
+	r := objstore.Result{Attr: attrFromWire(m.GetAttr()), Orphan: objstore.Ino(m.GetOrphan()), Chunks: d.chunks(m.GetChunks(), maxList), Index: m.GetIndex(), Over: objstore.Ino(m.GetOver())}
 	for i, a := range m.GetDirs()[:min(len(m.GetDirs()), len(r.Dirs))] {
 		r.Dirs[i] = attrFromWire(a)
 	}

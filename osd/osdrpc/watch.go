@@ -271,7 +271,10 @@ func (o *osdService) Watch(stream grpc.BidiStreamingServer[osdv1.FromWatcher, os
 }
 
 func pushToWire(p *objstore.Push) *osdv1.Push {
-	m := &osdv1.Push{Seq: p.Seq, Volume: uint32(p.Volume)}
+	m := &osdv1.Push{Seq: p.Seq, Volume: uint32(p.Volume), Index: p.Index}
+	for i := range p.Attrs {
+		m.Attrs = append(m.Attrs, attrToWire(&p.Attrs[i]))
+	}
 	for _, e := range p.Events {
 		m.Events = append(m.Events, &osdv1.Event{
 			Kind: uint32(e.Kind), Ino: uint64(e.Ino), Type: e.Type, Dir: uint64(e.Dir), Name: []byte(e.Name),
@@ -282,9 +285,12 @@ func pushToWire(p *objstore.Push) *osdv1.Push {
 }
 
 func (d *decoder) push(m *osdv1.Push) objstore.Push {
-	p := objstore.Push{Seq: m.GetSeq(), Volume: d.volume(m.GetVolume())}
-	if !d.list("events", len(m.GetEvents()), maxList) {
+	p := objstore.Push{Seq: m.GetSeq(), Volume: d.volume(m.GetVolume()), Index: m.GetIndex()}
+	if !d.list("events", len(m.GetEvents()), maxList) || !d.list("attributes", len(m.GetAttrs()), maxList) {
 		return p
+	}
+	for _, a := range m.GetAttrs() {
+		p.Attrs = append(p.Attrs, attrFromWire(a))
 	}
 	for _, e := range m.GetEvents() {
 		if k := e.GetKind(); k == 0 || k > uint32(objstore.Purged) {

@@ -1822,6 +1822,8 @@ type Result struct {
 	Orphan        uint64                 `protobuf:"varint,2,opt,name=orphan,proto3" json:"orphan,omitempty"`
 	Dirs          []*Attr                `protobuf:"bytes,3,rep,name=dirs,proto3" json:"dirs,omitempty"`
 	Chunks        []*ChunkID             `protobuf:"bytes,4,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	Index         uint64                 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	Over          uint64                 `protobuf:"varint,6,opt,name=over,proto3" json:"over,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1882,6 +1884,20 @@ func (x *Result) GetChunks() []*ChunkID {
 		return x.Chunks
 	}
 	return nil
+}
+
+func (x *Result) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Result) GetOver() uint64 {
+	if x != nil {
+		return x.Over
+	}
+	return 0
 }
 
 type Change struct {
@@ -4461,6 +4477,8 @@ type Push struct {
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
 	Volume        uint32                 `protobuf:"varint,2,opt,name=volume,proto3" json:"volume,omitempty"`
 	Events        []*Event               `protobuf:"bytes,3,rep,name=events,proto3" json:"events,omitempty"`
+	Index         uint64                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	Attrs         []*Attr                `protobuf:"bytes,5,rep,name=attrs,proto3" json:"attrs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4512,6 +4530,20 @@ func (x *Push) GetVolume() uint32 {
 func (x *Push) GetEvents() []*Event {
 	if x != nil {
 		return x.Events
+	}
+	return nil
+}
+
+func (x *Push) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Push) GetAttrs() []*Attr {
+	if x != nil {
+		return x.Attrs
 	}
 	return nil
 }
@@ -5316,12 +5348,14 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\aRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x10\n" +
-	"\x03ack\x18\x03 \x01(\x04R\x03ack\"\xab\x01\n" +
+	"\x03ack\x18\x03 \x01(\x04R\x03ack\"\xd5\x01\n" +
 	"\x06Result\x12*\n" +
 	"\x04attr\x18\x01 \x01(\v2\x16.pillarbox.osd.v1.AttrR\x04attr\x12\x16\n" +
 	"\x06orphan\x18\x02 \x01(\x04R\x06orphan\x12*\n" +
 	"\x04dirs\x18\x03 \x03(\v2\x16.pillarbox.osd.v1.AttrR\x04dirs\x121\n" +
-	"\x06chunks\x18\x04 \x03(\v2\x19.pillarbox.osd.v1.ChunkIDR\x06chunks\"\xa2\t\n" +
+	"\x06chunks\x18\x04 \x03(\v2\x19.pillarbox.osd.v1.ChunkIDR\x06chunks\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04over\x18\x06 \x01(\x04R\x04over\"\xa2\t\n" +
 	"\x06Change\x122\n" +
 	"\x06create\x18\x01 \x01(\v2\x18.pillarbox.osd.v1.CreateH\x00R\x06create\x12,\n" +
 	"\x04link\x18\x02 \x01(\v2\x16.pillarbox.osd.v1.LinkH\x00R\x04link\x122\n" +
@@ -5516,11 +5550,13 @@ const file_osd_osdrpc_osdv1_osd_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x12\n" +
 	"\x04beat\x18\x02 \x01(\x04R\x04beat\x12*\n" +
 	"\x04push\x18\x03 \x01(\v2\x16.pillarbox.osd.v1.PushR\x04push\x12\x12\n" +
-	"\x04lost\x18\x04 \x03(\rR\x04lost\"a\n" +
+	"\x04lost\x18\x04 \x03(\rR\x04lost\"\xa5\x01\n" +
 	"\x04Push\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\rR\x06volume\x12/\n" +
-	"\x06events\x18\x03 \x03(\v2\x17.pillarbox.osd.v1.EventR\x06events\"\x9b\x01\n" +
+	"\x06events\x18\x03 \x03(\v2\x17.pillarbox.osd.v1.EventR\x06events\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\x12,\n" +
+	"\x05attrs\x18\x05 \x03(\v2\x16.pillarbox.osd.v1.AttrR\x05attrs\"\x9b\x01\n" +
 	"\x05Event\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x12\n" +
@@ -5745,76 +5781,77 @@ var file_osd_osdrpc_osdv1_osd_proto_depIdxs = []int32{
 	65, // 46: pillarbox.osd.v1.FromWatcher.ack:type_name -> pillarbox.osd.v1.Ack
 	67, // 47: pillarbox.osd.v1.ToWatcher.push:type_name -> pillarbox.osd.v1.Push
 	68, // 48: pillarbox.osd.v1.Push.events:type_name -> pillarbox.osd.v1.Event
-	19, // 49: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
-	19, // 50: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
-	76, // 51: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
-	77, // 52: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
-	81, // 53: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
-	79, // 54: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
-	82, // 55: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
-	7,  // 56: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
-	6,  // 57: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
-	10, // 58: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
-	6,  // 59: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
-	13, // 60: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
-	6,  // 61: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
-	16, // 62: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
-	5,  // 63: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
-	21, // 64: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
-	22, // 65: pillarbox.osd.v1.OSD.Freed:input_type -> pillarbox.osd.v1.FreedRequest
-	29, // 66: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
-	5,  // 67: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
-	24, // 68: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
-	26, // 69: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
-	27, // 70: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
-	54, // 71: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
-	57, // 72: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
-	58, // 73: pillarbox.osd.v1.OSD.Waits:input_type -> pillarbox.osd.v1.WaitsRequest
-	64, // 74: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
-	69, // 75: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
-	69, // 76: pillarbox.osd.v1.Peer.HeldShards:input_type -> pillarbox.osd.v1.ChunkList
-	19, // 77: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
-	69, // 78: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
-	70, // 79: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	70, // 80: pillarbox.osd.v1.Peer.Leftovers:input_type -> pillarbox.osd.v1.WantedChunksRequest
-	5,  // 81: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
-	5,  // 82: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
-	78, // 83: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
-	0,  // 84: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
-	8,  // 85: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
-	9,  // 86: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
-	11, // 87: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
-	12, // 88: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
-	14, // 89: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
-	15, // 90: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
-	17, // 91: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
-	20, // 92: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
-	23, // 93: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
-	69, // 94: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
-	31, // 95: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
-	4,  // 96: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
-	25, // 97: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
-	4,  // 98: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
-	28, // 99: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
-	63, // 100: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
-	62, // 101: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
-	59, // 102: pillarbox.osd.v1.OSD.Waits:output_type -> pillarbox.osd.v1.WaitsResponse
-	66, // 103: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
-	72, // 104: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
-	71, // 105: pillarbox.osd.v1.Peer.HeldShards:output_type -> pillarbox.osd.v1.Shards
-	73, // 106: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
-	4,  // 107: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
-	72, // 108: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
-	72, // 109: pillarbox.osd.v1.Peer.Leftovers:output_type -> pillarbox.osd.v1.Answers
-	74, // 110: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
-	75, // 111: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
-	80, // 112: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
-	1,  // 113: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
-	85, // [85:114] is the sub-list for method output_type
-	56, // [56:85] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	9,  // 49: pillarbox.osd.v1.Push.attrs:type_name -> pillarbox.osd.v1.Attr
+	19, // 50: pillarbox.osd.v1.ChunkList.ids:type_name -> pillarbox.osd.v1.ChunkID
+	19, // 51: pillarbox.osd.v1.WantedChunksRequest.ids:type_name -> pillarbox.osd.v1.ChunkID
+	76, // 52: pillarbox.osd.v1.GroupPieces.pieces:type_name -> pillarbox.osd.v1.GroupPiece
+	77, // 53: pillarbox.osd.v1.GroupPiece.head:type_name -> pillarbox.osd.v1.GroupHead
+	81, // 54: pillarbox.osd.v1.GroupHead.members:type_name -> raftpb.ConfState
+	79, // 55: pillarbox.osd.v1.RaftBatch.messages:type_name -> pillarbox.osd.v1.RaftMessage
+	82, // 56: pillarbox.osd.v1.RaftMessage.msg:type_name -> raftpb.Message
+	7,  // 57: pillarbox.osd.v1.OSD.Lookup:input_type -> pillarbox.osd.v1.LookupRequest
+	6,  // 58: pillarbox.osd.v1.OSD.GetAttr:input_type -> pillarbox.osd.v1.InodeRequest
+	10, // 59: pillarbox.osd.v1.OSD.ReadDir:input_type -> pillarbox.osd.v1.ReadDirRequest
+	6,  // 60: pillarbox.osd.v1.OSD.Readlink:input_type -> pillarbox.osd.v1.InodeRequest
+	13, // 61: pillarbox.osd.v1.OSD.GetXattr:input_type -> pillarbox.osd.v1.GetXattrRequest
+	6,  // 62: pillarbox.osd.v1.OSD.ListXattr:input_type -> pillarbox.osd.v1.InodeRequest
+	16, // 63: pillarbox.osd.v1.OSD.Extents:input_type -> pillarbox.osd.v1.ExtentsRequest
+	5,  // 64: pillarbox.osd.v1.OSD.Pending:input_type -> pillarbox.osd.v1.GroupRequest
+	21, // 65: pillarbox.osd.v1.OSD.Orphans:input_type -> pillarbox.osd.v1.OrphansRequest
+	22, // 66: pillarbox.osd.v1.OSD.Freed:input_type -> pillarbox.osd.v1.FreedRequest
+	29, // 67: pillarbox.osd.v1.OSD.Apply:input_type -> pillarbox.osd.v1.ApplyRequest
+	5,  // 68: pillarbox.osd.v1.OSD.Sync:input_type -> pillarbox.osd.v1.GroupRequest
+	24, // 69: pillarbox.osd.v1.OSD.ReadChunk:input_type -> pillarbox.osd.v1.ReadChunkRequest
+	26, // 70: pillarbox.osd.v1.OSD.PutChunk:input_type -> pillarbox.osd.v1.PutChunkRequest
+	27, // 71: pillarbox.osd.v1.OSD.Space:input_type -> pillarbox.osd.v1.SpaceRequest
+	54, // 72: pillarbox.osd.v1.OSD.Hold:input_type -> pillarbox.osd.v1.HoldRequest
+	57, // 73: pillarbox.osd.v1.OSD.Lock:input_type -> pillarbox.osd.v1.LockRequest
+	58, // 74: pillarbox.osd.v1.OSD.Waits:input_type -> pillarbox.osd.v1.WaitsRequest
+	64, // 75: pillarbox.osd.v1.OSD.Watch:input_type -> pillarbox.osd.v1.FromWatcher
+	69, // 76: pillarbox.osd.v1.Peer.HasChunks:input_type -> pillarbox.osd.v1.ChunkList
+	69, // 77: pillarbox.osd.v1.Peer.HeldShards:input_type -> pillarbox.osd.v1.ChunkList
+	19, // 78: pillarbox.osd.v1.Peer.FetchChunk:input_type -> pillarbox.osd.v1.ChunkID
+	69, // 79: pillarbox.osd.v1.Peer.DropChunks:input_type -> pillarbox.osd.v1.ChunkList
+	70, // 80: pillarbox.osd.v1.Peer.WantedChunks:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	70, // 81: pillarbox.osd.v1.Peer.Leftovers:input_type -> pillarbox.osd.v1.WantedChunksRequest
+	5,  // 82: pillarbox.osd.v1.Peer.Members:input_type -> pillarbox.osd.v1.GroupRequest
+	5,  // 83: pillarbox.osd.v1.Peer.PullGroup:input_type -> pillarbox.osd.v1.GroupRequest
+	78, // 84: pillarbox.osd.v1.Peer.Raft:input_type -> pillarbox.osd.v1.RaftBatch
+	0,  // 85: pillarbox.osd.v1.Admin.Scrub:input_type -> pillarbox.osd.v1.ScrubRequest
+	8,  // 86: pillarbox.osd.v1.OSD.Lookup:output_type -> pillarbox.osd.v1.DirEntry
+	9,  // 87: pillarbox.osd.v1.OSD.GetAttr:output_type -> pillarbox.osd.v1.Attr
+	11, // 88: pillarbox.osd.v1.OSD.ReadDir:output_type -> pillarbox.osd.v1.ReadDirResponse
+	12, // 89: pillarbox.osd.v1.OSD.Readlink:output_type -> pillarbox.osd.v1.ReadlinkResponse
+	14, // 90: pillarbox.osd.v1.OSD.GetXattr:output_type -> pillarbox.osd.v1.GetXattrResponse
+	15, // 91: pillarbox.osd.v1.OSD.ListXattr:output_type -> pillarbox.osd.v1.ListXattrResponse
+	17, // 92: pillarbox.osd.v1.OSD.Extents:output_type -> pillarbox.osd.v1.ExtentsResponse
+	20, // 93: pillarbox.osd.v1.OSD.Pending:output_type -> pillarbox.osd.v1.PendingResponse
+	23, // 94: pillarbox.osd.v1.OSD.Orphans:output_type -> pillarbox.osd.v1.OrphansResponse
+	69, // 95: pillarbox.osd.v1.OSD.Freed:output_type -> pillarbox.osd.v1.ChunkList
+	31, // 96: pillarbox.osd.v1.OSD.Apply:output_type -> pillarbox.osd.v1.Result
+	4,  // 97: pillarbox.osd.v1.OSD.Sync:output_type -> pillarbox.osd.v1.Done
+	25, // 98: pillarbox.osd.v1.OSD.ReadChunk:output_type -> pillarbox.osd.v1.ReadChunkResponse
+	4,  // 99: pillarbox.osd.v1.OSD.PutChunk:output_type -> pillarbox.osd.v1.Done
+	28, // 100: pillarbox.osd.v1.OSD.Space:output_type -> pillarbox.osd.v1.SpaceResponse
+	63, // 101: pillarbox.osd.v1.OSD.Hold:output_type -> pillarbox.osd.v1.HoldResponse
+	62, // 102: pillarbox.osd.v1.OSD.Lock:output_type -> pillarbox.osd.v1.LockAnswer
+	59, // 103: pillarbox.osd.v1.OSD.Waits:output_type -> pillarbox.osd.v1.WaitsResponse
+	66, // 104: pillarbox.osd.v1.OSD.Watch:output_type -> pillarbox.osd.v1.ToWatcher
+	72, // 105: pillarbox.osd.v1.Peer.HasChunks:output_type -> pillarbox.osd.v1.Answers
+	71, // 106: pillarbox.osd.v1.Peer.HeldShards:output_type -> pillarbox.osd.v1.Shards
+	73, // 107: pillarbox.osd.v1.Peer.FetchChunk:output_type -> pillarbox.osd.v1.FetchChunkResponse
+	4,  // 108: pillarbox.osd.v1.Peer.DropChunks:output_type -> pillarbox.osd.v1.Done
+	72, // 109: pillarbox.osd.v1.Peer.WantedChunks:output_type -> pillarbox.osd.v1.Answers
+	72, // 110: pillarbox.osd.v1.Peer.Leftovers:output_type -> pillarbox.osd.v1.Answers
+	74, // 111: pillarbox.osd.v1.Peer.Members:output_type -> pillarbox.osd.v1.MembersResponse
+	75, // 112: pillarbox.osd.v1.Peer.PullGroup:output_type -> pillarbox.osd.v1.GroupPieces
+	80, // 113: pillarbox.osd.v1.Peer.Raft:output_type -> pillarbox.osd.v1.Beat
+	1,  // 114: pillarbox.osd.v1.Admin.Scrub:output_type -> pillarbox.osd.v1.Scrubbed
+	86, // [86:115] is the sub-list for method output_type
+	57, // [57:86] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_osd_osdrpc_osdv1_osd_proto_init() }
