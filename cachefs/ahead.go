@@ -317,7 +317,7 @@ func (a *ahead) bring(m mail) bool {
 	if n > 0 {
 		a.note(m.ino, n)
 	}
-	return err == nil || gone(err)
+	return err == nil || objstore.Gone(err)
 }
 
 // note counts what was brought of a message.

@@ -87,7 +87,7 @@ func (f *file) read(ctx context.Context, p []byte, off uint64) (int, error) {
 		// A chunk may have been freed by a commit since it was looked up, here or on
 		// another host, whose push may not have come yet.
 		if err != nil && (try >= readRetries || !f.moved(ctx, gen)) {
-			if gone := errors.Is(err, objstore.Stale) || errors.Is(err, objstore.NotFound); !gone || again {
+			if !objstore.Gone(err) || again {
 				return 0, err
 			}
 			again = true

@@ -57,7 +57,7 @@ func (fs *FS) Warm(ctx context.Context, w *Warming, max uint64, top ...objstore.
 				w.files.Add(1)
 			case gctx.Err() != nil:
 				return err
-			case !gone(err): // else it was removed meanwhile
+			case !objstore.Gone(err): // else it was removed meanwhile
 				w.failed.Add(1)
 				failed.CompareAndSwap(nil, &err)
 			}
@@ -69,10 +69,6 @@ func (fs *FS) Warm(ctx context.Context, w *Warming, max uint64, top ...objstore.
 		err = *failed.Load()
 	}
 	return err
-}
-
-func gone(err error) bool {
-	return errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale)
 }
 
 // warmFile brings the bodies of one file near, a window at a time.
@@ -131,7 +127,7 @@ func (fs *FS) Walk(ctx context.Context, top []objstore.Ino, visit func(*objstore
 	for len(dirs) > 0 {
 		dir := dirs[len(dirs)-1]
 		dirs = dirs[:len(dirs)-1]
-		if err := fs.walkDir(ctx, dir, see); err != nil && !gone(err) {
+		if err := fs.walkDir(ctx, dir, see); err != nil && !objstore.Gone(err) {
 			return err
 		}
 	}
@@ -148,7 +144,7 @@ func (fs *FS) walkDir(ctx context.Context, dir objstore.Ino, see func(*objstore.
 			a := list[i].Attr
 			if a == nil { // another volume's top, or removed just now
 				b, err := fs.GetAttr(ctx, list[i].Ino)
-				if gone(err) {
+				if objstore.Gone(err) {
 					continue
 				}
 				if err != nil {

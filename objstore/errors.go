@@ -1,6 +1,9 @@
 package objstore
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Kind classifies a failure. It is what crosses package and wire borders:
 // fusefs maps it to an errno and the S3 gateway to a code, both with errors.Is,
@@ -48,6 +51,9 @@ func (k Kind) Error() string {
 	}
 	return "unknown failure"
 }
+
+// Gone says whether a failure is that there is no such name or inode (any more).
+func Gone(err error) bool { return errors.Is(err, NotFound) || errors.Is(err, Stale) }
 
 // LeaderError says who leads a placement group of the meta pool, as far as the
 // OSD asked knows.

@@ -290,7 +290,7 @@ func (o *OSD) chunkGone(pg uint32, id objstore.ChunkID) bool {
 	} else {
 		_, err = o.table.locate(id)
 	}
-	return errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale)
+	return objstore.Gone(err)
 }
 
 // locateBody finds a resident chunk: its bytes if they are in memory, else its place. Stale.

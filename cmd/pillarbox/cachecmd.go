@@ -16,7 +16,7 @@ import (
 )
 
 func cacheCommand() *cli.Command {
-	format := &cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT` of the answer: text or json"}
+	format := formatFlag()
 	return &cli.Command{Name: "cache", Usage: "look at, and empty, what mounts of this host keep near", Subcommands: []*cli.Command{
 		{
 			Name: "stats", Usage: "say how the caches of a mount do, or of all mounts of this host", ArgsUsage: "[MOUNTPOINT]",
@@ -38,10 +38,6 @@ type cacheReport struct {
 }
 
 func runCacheStats(c *cli.Context) error {
-	format := c.String("format")
-	if format != "text" && format != "json" {
-		return usageError("format %q: must be text or json", format)
-	}
 	points := c.Args().Slice()
 	if len(points) > 1 {
 		return usageError("pillarbox cache stats takes one MOUNTPOINT")
@@ -63,12 +59,7 @@ func runCacheStats(c *cli.Context) error {
 		r.Ops = nil // that is what stats is for
 		list = append(list, r)
 	}
-	if format == "json" {
-		enc := json.NewEncoder(c.App.Writer)
-		enc.SetIndent("", "  ")
-		return errors.Join(enc.Encode(list), failed)
-	}
-	return errors.Join(writeCaches(c.App.Writer, list), failed)
+	return errors.Join(show(c, list, func(w io.Writer) error { return writeCaches(w, list) }), failed)
 }
 
 func writeCaches(w io.Writer, list []cacheReport) error {
@@ -160,9 +151,6 @@ func (a *admin) serveDrop(w http.ResponseWriter, r *http.Request) {
 
 func runCacheDrop(c *cli.Context) error {
 	format := c.String("format")
-	if format != "text" && format != "json" {
-		return usageError("format %q: must be text or json", format)
-	}
 	if c.NArg() == 0 {
 		return usageError("pillarbox cache drop needs a PATH")
 	}

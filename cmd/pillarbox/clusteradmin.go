@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,7 +17,7 @@ import (
 )
 
 func adminFlags(more ...cli.Flag) []cli.Flag {
-	return append([]cli.Flag{confFlag(), &cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT` of the answer: text or json"}}, more...)
+	return append([]cli.Flag{confFlag(), formatFlag()}, more...)
 }
 
 // give sends a command to the monitors and shows the answer.
@@ -36,10 +35,6 @@ func giveAs(c *cli.Context, words []string, options map[string]string, answer an
 
 // askMons sends a command to the monitors.
 func askMons(c *cli.Context, words []string, options map[string]string, answer any) error {
-	format := c.String("format")
-	if format != "text" && format != "json" {
-		return usageError("format %q: must be text or json", format)
-	}
 	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: slog.LevelError}))
 	self, err := openMember(c.String("conf"), log)
 	if err != nil {
@@ -80,16 +75,6 @@ func giveChange(c *cli.Context, words []string, options map[string]string) error
 		_, err := fmt.Fprintf(w, "done; epoch %d\n", done.Epoch)
 		return err
 	})
-}
-
-// show writes an answer in the format asked for.
-func show(c *cli.Context, answer any, text func(io.Writer) error) error {
-	if c.String("format") == "json" {
-		enc := json.NewEncoder(c.App.Writer)
-		enc.SetIndent("", "  ")
-		return enc.Encode(answer)
-	}
-	return text(c.App.Writer)
 }
 
 func forceFlag() cli.Flag {

@@ -28,9 +28,6 @@ func poolMigrateCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if f := c.String("format"); f != "text" && f != "json" {
-				return usageError("format %q: must be text or json", f)
-			}
 			if n := c.Int("workers"); n < 1 || n > 64 {
 				return usageError("--workers %d: must be 1 to 64", n)
 			}

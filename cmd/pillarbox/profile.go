@@ -29,7 +29,7 @@ func profileCommand() *cli.Command {
 			&cli.IntFlag{Name: "seconds", Usage: "end after `N` seconds"},
 			&cli.StringFlag{Name: "by", Usage: "tell apart `WHO` asked or what for, too: account, uid or pid"},
 			&cli.IntFlag{Name: "rows", Value: 20, Usage: "how many `ROWS` to show, those with the most time"},
-			&cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT`: text, or json, one object at the end"},
+			formatFlagFor("`FORMAT`: text, or json, one object at the end"),
 		},
 		Action: runProfile,
 	}
@@ -134,8 +134,6 @@ func runProfile(c *cli.Context) error {
 	switch {
 	case !goodBy(by):
 		return usageError("--by %q: must be account, uid or pid", by)
-	case format != "text" && format != "json":
-		return usageError("format %q: must be text or json", format)
 	case seconds < 0 || c.Int("rows") < 1:
 		return usageError("--seconds and --rows must be positive")
 	}

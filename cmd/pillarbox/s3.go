@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -37,7 +36,7 @@ func s3Command() *cli.Command {
 	where := []cli.Flag{
 		confFlag(),
 		&cli.StringFlag{Name: "data", Usage: "instead of --conf: `DIR` of a store of one host that is up"},
-		&cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT` of the answer: text or json"},
+		formatFlag(),
 	}
 	keyFlags := []cli.Flag{
 		&cli.StringFlag{Name: "access-key", Usage: "`KEY` to have instead of a new one, with --secret-key-file"},
@@ -113,15 +112,7 @@ func s3Give(c *cli.Context, words []string, options map[string]string, answer an
 	if err := commandAt(c.Context, data, words, options, answer); err != nil {
 		return err
 	}
-	switch c.String("format") {
-	case "text":
-		return text(c.App.Writer)
-	case "json":
-		enc := json.NewEncoder(c.App.Writer)
-		enc.SetIndent("", "  ")
-		return enc.Encode(answer)
-	}
-	return usageError("format %q: must be text or json", c.String("format"))
+	return show(c, answer, text)
 }
 
 func s3NewKey(c *cli.Context, words string) error {

@@ -39,9 +39,6 @@ type scrubAnswer struct {
 }
 
 func runScrub(c *cli.Context) error {
-	if f := c.String("format"); f != "text" && f != "json" {
-		return usageError("format %q: must be text or json", f)
-	}
 	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: slog.LevelError}))
 	self, err := openMember(c.String("conf"), log)
 	if err != nil {

@@ -31,7 +31,7 @@ func statsCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "`TIME` between lines"},
 			&cli.IntFlag{Name: "count", Usage: "end after `N` lines"},
-			&cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT`: text, or json, one object a line"},
+			formatFlagFor("`FORMAT`: text, or json, one object a line"),
 		},
 		Action: runStats,
 	}
@@ -65,8 +65,6 @@ func runStats(c *cli.Context) error {
 	}
 	interval, count, format := c.Duration("interval"), c.Int("count"), c.String("format")
 	switch {
-	case format != "text" && format != "json":
-		return usageError("format %q: must be text or json", format)
 	case interval < 10*time.Millisecond || count < 0:
 		return usageError("--interval must be 10ms or more, --count positive")
 	}

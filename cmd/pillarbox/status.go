@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,7 +15,7 @@ func reportFlags() []cli.Flag {
 	return []cli.Flag{
 		confFlag(),
 		&cli.StringFlag{Name: "data", Usage: "instead of --conf: `DIR` of a store of one host"},
-		&cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT` of the answer: text or json"},
+		formatFlag(),
 	}
 }
 
@@ -44,10 +43,6 @@ func statusCommand() *cli.Command {
 
 // report asks a running store, or the one behind a mount point, and writes the answer, as text or JSON.
 func report(c *cli.Context, text func(io.Writer, *statusReport) error) error {
-	format := c.String("format")
-	if format != "text" && format != "json" {
-		return usageError("format %q: must be text or json", format)
-	}
 	st := &statusReport{}
 	var err error
 	if c.String("data") == "" {
@@ -61,12 +56,7 @@ func report(c *cli.Context, text func(io.Writer, *statusReport) error) error {
 	if err != nil {
 		return err
 	}
-	if format == "json" {
-		enc := json.NewEncoder(c.App.Writer)
-		enc.SetIndent("", "  ")
-		return enc.Encode(st)
-	}
-	return text(c.App.Writer, st)
+	return show(c, st, func(w io.Writer) error { return text(w, st) })
 }
 
 func writeStatus(w io.Writer, st *statusReport) error {

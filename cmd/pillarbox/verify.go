@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -175,7 +174,7 @@ func (v *verifier) dir(ctx context.Context, dir objstore.Ino, path string) error
 // does not run nothing is, and what cannot be looked at ends the run: its objects
 // would be taken for leftovers.
 func (v *verifier) gone(err error) bool {
-	return v.runs && (errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale))
+	return v.runs && objstore.Gone(err)
 }
 
 // moved says that an extent lies elsewhere by now, in a store that runs.

@@ -30,7 +30,7 @@ func warmupCommand() *cli.Command {
 			"Four files are read at a time. Without a disk cache, bodies come into the memory of this host's kernel or OSDs only.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "bytes", Usage: "bring at most so many `BYTES` of bodies, as in 10GiB"},
-			&cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT` of the answer: text or json"},
+			formatFlag(),
 		},
 		Action: runWarmup,
 	}
@@ -126,9 +126,6 @@ func (a *admin) serveWarmup(w http.ResponseWriter, r *http.Request) {
 
 func runWarmup(c *cli.Context) error {
 	format, max := c.String("format"), uint64(0)
-	if format != "text" && format != "json" {
-		return usageError("format %q: must be text or json", format)
-	}
 	if c.NArg() == 0 {
 		return usageError("pillarbox warmup needs a PATH")
 	}

@@ -80,9 +80,6 @@ type whereExtent struct {
 }
 
 func runWhere(c *cli.Context) error {
-	if f := c.String("format"); f != "text" && f != "json" {
-		return usageError("format %q: must be text or json", f)
-	}
 	if c.Args().Len() != 1 {
 		return usageError("pillarbox where needs one PATH")
 	}
@@ -162,9 +159,6 @@ type pgAnswer struct {
 }
 
 func runPGDump(c *cli.Context) error {
-	if f := c.String("format"); f != "text" && f != "json" {
-		return usageError("format %q: must be text or json", f)
-	}
 	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: slog.LevelError}))
 	self, err := openMember(c.String("conf"), log)
 	if err != nil {

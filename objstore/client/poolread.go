@@ -155,7 +155,7 @@ func (c *Client) named(ctx context.Context, r chunkRange) (bool, error) {
 		return true, nil
 	}
 	extents, err := c.Extents(ctx, r.id.Ino, uint64(r.id.Index)*objstore.ChunkSize, objstore.ChunkSize)
-	if errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale) {
+	if objstore.Gone(err) {
 		return false, nil
 	}
 	return slices.ContainsFunc(extents, func(x objstore.Extent) bool { return x.Kind == objstore.Pooled && x.Chunk == r.id }), err
@@ -250,7 +250,7 @@ func (c *Client) fetch(ctx context.Context, osd int, r chunkRange, off uint32, b
 	case err == nil:
 		c.reads.took(time.Since(began))
 	case ctx.Err() != nil: // another was faster
-	case errors.Is(err, objstore.Corrupt) || errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale):
+	case errors.Is(err, objstore.Corrupt) || objstore.Gone(err):
 		c.reads.noteBad(r.id, osd)
 	default:
 		c.peer(osd).failed()

@@ -41,7 +41,7 @@ func (p *Packer) volume(ctx context.Context, vol objstore.VolumeID, low []objsto
 	f := &filling{p: p, vol: vol}
 	f.begin()
 	switch _, err := f.name(ctx); {
-	case errors.Is(err, errInside) || errors.Is(err, objstore.NoKey) || gone(err):
+	case errors.Is(err, errInside) || errors.Is(err, objstore.NoKey) || objstore.Gone(err):
 		return nil
 	case err != nil:
 		return err
@@ -124,7 +124,7 @@ func (f *filling) small(ctx context.Context) error {
 			if errors.Is(err, objstore.Unavailable) || errors.Is(err, objstore.NoSpace) || ctx.Err() != nil {
 				return err
 			}
-			if err != nil && !gone(err) && first == nil {
+			if err != nil && !objstore.Gone(err) && first == nil {
 				first = err
 			}
 		}
@@ -132,11 +132,6 @@ func (f *filling) small(ctx context.Context) error {
 			return first
 		}
 	}
-}
-
-// gone says that what was to be packed was removed or written anew meanwhile.
-func gone(err error) bool {
-	return errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale)
 }
 
 // file takes in a file's small bodies.

@@ -67,7 +67,7 @@ func (r *run) part(ctx context.Context, f file, p part) error {
 	}
 	buf := make([]byte, p.n)
 	if err := r.opt.Store.ReadChunk(ctx, p.chunk, 0, buf); err != nil {
-		r.lookAgain(gone(err))
+		r.lookAgain(objstore.Gone(err))
 		return r.fail(f.path, err)
 	}
 	c, err := r.put(ctx, p, buf)
@@ -94,7 +94,7 @@ func (r *run) put(ctx context.Context, p part, data []byte) (copied, error) {
 // is removed as a dead client's is.
 func (r *run) name(ctx context.Context, f file, p part, c copied, again bool) error {
 	res, err := r.opt.Store.Apply(ctx, objstore.MoveChunk{Ino: f.ino, Off: p.off, From: p.chunk, To: c.to, Len: c.n, Again: again}, objstore.Committed)
-	if gone(err) {
+	if objstore.Gone(err) {
 		r.lookAgain(true)
 		return nil
 	}

@@ -139,7 +139,3 @@ func (r *run) fail(path string, err error) error {
 	return nil
 }
 
-// gone says that what was to be looked at was removed or written anew meanwhile.
-func gone(err error) bool {
-	return errors.Is(err, objstore.NotFound) || errors.Is(err, objstore.Stale)
-}

@@ -26,7 +26,7 @@ type file struct {
 func (r *run) entries(ctx context.Context, dir objstore.Ino, path string, fn func(e *objstore.DirEntry, path string) error) error {
 	for after := uint64(0); ; {
 		list, err := r.opt.Store.ReadDir(ctx, dir, after, page, false)
-		if gone(err) {
+		if objstore.Gone(err) {
 			return nil
 		}
 		if err != nil {
@@ -125,7 +125,7 @@ func (r *run) count(ctx context.Context) (int64, error) {
 func (r *run) extents(ctx context.Context, f file, fn func(list []objstore.Extent) error) error {
 	for off := uint64(0); ; off += span {
 		list, err := r.opt.Store.Extents(ctx, f.ino, off, span)
-		if gone(err) {
+		if objstore.Gone(err) {
 			return nil
 		}
 		if err != nil {
@@ -143,7 +143,7 @@ func (r *run) extents(ctx context.Context, f file, fn func(list []objstore.Exten
 			}
 		}
 		a, err := r.opt.Store.GetAttr(ctx, f.ino)
-		if gone(err) || err == nil && off+span >= a.Size {
+		if objstore.Gone(err) || err == nil && off+span >= a.Size {
 			return nil
 		}
 		if err != nil {
