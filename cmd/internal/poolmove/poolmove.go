@@ -138,4 +138,3 @@ func (r *run) fail(path string, err error) error {
 	}
 	return nil
 }
-
