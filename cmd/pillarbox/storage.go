@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pillarbox/mon"
+	"pillarbox/mon/monrpc"
 	"pillarbox/mon/pki"
 	"pillarbox/objstore"
 	"pillarbox/osd"
@@ -133,6 +134,26 @@ func firstStart(ctx context.Context, opt osdOptions) error {
 	return err
 }
 
+// announce says that the OSD is up. Monitors may start after it, as when the power
+// of all comes back.
+func (mem *member) announce(ctx context.Context, log *slog.Logger) (*objstore.Map, error) {
+	told := false
+	for {
+		m, err := mem.mons.Boot(ctx, objstore.OSDInfo{ID: *mem.conf.OSD, UUID: mem.conf.UUID, Addr: mem.conf.Addr})
+		if !errors.Is(err, monrpc.ErrAway) || ctx.Err() != nil {
+			return m, err
+		}
+		if !told {
+			log.Warn("waiting for the monitors", "err", err)
+			told = true
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+}
+
 // serveOSD announces the OSD and serves until ctx ends.
 func (mem *member) serveOSD(ctx context.Context, opt osdOptions, log *slog.Logger) (err error) {
 	id := *mem.conf.OSD
@@ -141,7 +162,7 @@ func (mem *member) serveOSD(ctx context.Context, opt osdOptions, log *slog.Logge
 		return fmt.Errorf("serve: %w", err)
 	}
 	defer l.Close()
-	m, err := mem.mons.Boot(ctx, objstore.OSDInfo{ID: id, UUID: mem.conf.UUID, Addr: mem.conf.Addr})
+	m, err := mem.announce(ctx, log)
 	if err != nil {
 		return err
 	}

@@ -140,8 +140,11 @@ func (c *Client) call(ctx context.Context, what string, fn func(context.Context,
 	if told != nil { // says more than that another is not there
 		last = told
 	}
-	return fmt.Errorf("%s: no monitor answers: %w", what, last)
+	return fmt.Errorf("%s: %w: %w", what, ErrAway, last)
 }
+
+// ErrAway says that no monitor gave an answer, not that one refused.
+var ErrAway = errors.New("no monitor answers")
 
 func pause(ctx context.Context, d time.Duration) {
 	select {

@@ -62,3 +62,30 @@ func TestStoreAway(t *testing.T) {
 	}
 	c.stop(d)
 }
+
+// TestPowerOfAllComesBack: everything was killed at once, and the OSDs start before
+// the monitor.
+func TestPowerOfAllComesBack(t *testing.T) {
+	c := newCluster(t, 3)
+	c.healthy(3)
+	point, mount := c.mount("mx1")
+	path := filepath.Join("example.org/user", "mail")
+	if err := errors.Join(os.MkdirAll(filepath.Join(point, filepath.Dir(path)), 0o755), os.WriteFile(filepath.Join(point, path), []byte("kept"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	c.stop(mount)
+	mon, osds := c.all[0], c.all[1:4]
+	for _, d := range c.all[:4] {
+		c.kill(d)
+	}
+	for _, d := range osds {
+		c.restart(d)
+		c.eventually(d.name+" waits for the monitor", func() bool { return strings.Contains(c.log(d), "waiting for the monitors") })
+	}
+	c.restart(mon)
+	c.healthy(3)
+	point, _ = c.mount("mx1")
+	if got, err := os.ReadFile(filepath.Join(point, path)); err != nil || string(got) != "kept" {
+		t.Fatalf("%q, %v", got, err)
+	}
+}
