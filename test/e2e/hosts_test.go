@@ -24,33 +24,14 @@ func newHosts(t *testing.T, n int) (sites []*site) {
 		}
 		return sites
 	}
-	program, err := buildProgram()
-	ok(t, "building", err)
-	base := newBase(t)
-	c := &site{base: base}
-	conf := filepath.Join(base, "admin")
-	run := func(args ...string) string {
-		t.Helper()
-		return strings.TrimSpace(must(t, 0, append([]string{program}, args...)...))
-	}
-	env := []string{"HOME=/nonexistent"}
-	run("init", "--data", base+"/mon", "--addr", address(freePort(t)), "--peer-addr", address(freePort(t)), "--conf", conf)
-	var daemons []*daemon
-	daemons = append(daemons, start(t, c, "mon", env, program, "mon", "--data", base+"/mon"))
-	waitFor(t, "the monitor", 30*time.Second, func() bool { return command(0, program, "status", "--conf", conf).Run() == nil })
-	for i := range 3 {
-		data := fmt.Sprintf("%s/osd%d", base, i)
-		daemons = append(daemons, start(t, c, fmt.Sprint("osd", i), env, program, "osd", "--data", data, "--addr", address(freePort(t)),
-			"--host", fmt.Sprint("h", i), "--weight", "1", "--token", run("token", "create", "osd", "--conf", conf)))
-	}
-	waitFor(t, "a healthy cluster", 60*time.Second, func() bool {
-		var st struct {
-			Health string
-			OSDs   []struct{ Up bool }
-		}
-		out, err := command(0, program, "status", "--format", "json", "--conf", conf).Output()
-		return err == nil && json.Unmarshal(out, &st) == nil && st.Health == "HEALTH_OK" && len(st.OSDs) == 3
-	})
+	return newCluster(t).hosts(n)
+}
+
+// hosts mounts the cluster's store for some hosts.
+func (c *cluster) hosts(n int) (sites []*site) {
+	t := c.t
+	t.Helper()
+	daemons := append([]*daemon{c.mon}, c.osds[:]...)
 	for i := range n {
 		name := fmt.Sprint("mx", i+1)
 		s := &site{base: newBase(t)}
@@ -58,8 +39,8 @@ func newHosts(t *testing.T, n int) (sites []*site) {
 		mkdir(t, s.mail, 0, 0o755)
 		before := device(t, s.mail)
 		client := filepath.Join(s.base, "conf")
-		run("join", "--conf", client, run("token", "create", "client", "client."+name, "--conf", conf))
-		daemons = append(daemons, start(t, s, "pillarbox", env, program, "up", "--conf", client, s.mail))
+		c.run("join", "--conf", client, c.run("token", "create", "client", "client."+name, "--conf", c.conf))
+		daemons = append(daemons, start(t, s, "pillarbox", clusterEnv, c.program, "up", "--conf", client, s.mail))
 		waitFor(t, "the store to be mounted", 60*time.Second, func() bool { return device(t, s.mail) != before })
 		ok(t, "chmod of the mount", os.Chmod(s.mail, 0o755))
 		sites = append(sites, s)
@@ -72,6 +53,65 @@ func newHosts(t *testing.T, n int) (sites []*site) {
 		}
 	})
 	return sites
+}
+
+// cluster is a monitor and three OSDs.
+type cluster struct {
+	t             *testing.T
+	site          *site  // for what the daemons print
+	program, conf string // an admin's
+	mon           *daemon
+	osds          [3]*daemon
+}
+
+var clusterEnv = []string{"HOME=/nonexistent"}
+
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	program, err := buildProgram()
+	ok(t, "building", err)
+	s := &site{base: newBase(t)}
+	c := &cluster{t: t, site: s, program: program, conf: filepath.Join(s.base, "admin")}
+	c.run("init", "--data", s.base+"/mon", "--addr", address(freePort(t)), "--peer-addr", address(freePort(t)), "--conf", c.conf)
+	c.mon = start(t, s, "mon", clusterEnv, program, "mon", "--data", s.base+"/mon")
+	waitFor(t, "the monitor", 30*time.Second, func() bool { return command(0, program, "status", "--conf", c.conf).Run() == nil })
+	for i := range c.osds {
+		c.osds[i] = start(t, s, fmt.Sprint("osd", i), clusterEnv, program, "osd", "--data", fmt.Sprintf("%s/osd%d", s.base, i), "--addr", address(freePort(t)),
+			"--host", fmt.Sprint("h", i), "--weight", "1", "--token", c.run("token", "create", "osd", "--conf", c.conf))
+		// Ids are given in the order of joining.
+		waitFor(t, fmt.Sprintf("osd.%d to join", i), time.Minute, func() bool { _, up := c.up(); return up[i] })
+	}
+	c.healthy()
+	return c
+}
+
+func (c *cluster) run(args ...string) string {
+	c.t.Helper()
+	return strings.TrimSpace(must(c.t, 0, append([]string{c.program}, args...)...))
+}
+
+// up is the health and which OSDs are up; none when no monitor answers.
+func (c *cluster) up() (health string, up [3]bool) {
+	var st struct {
+		Health string
+		OSDs   []struct{ Up bool }
+	}
+	out, err := command(0, c.program, "status", "--format", "json", "--conf", c.conf).Output()
+	if err != nil || json.Unmarshal(out, &st) != nil {
+		return "", up
+	}
+	for i := range min(len(up), len(st.OSDs)) {
+		up[i] = st.OSDs[i].Up
+	}
+	return st.Health, up
+}
+
+func (c *cluster) healthy() {
+	c.t.Helper()
+	waitFor(c.t, "a healthy cluster", 3*time.Minute, func() bool {
+		health, up := c.up()
+		return health == "HEALTH_OK" && up == [3]bool{true, true, true}
+	})
 }
 
 // idler is a client in IDLE.

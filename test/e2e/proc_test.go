@@ -80,6 +80,19 @@ func (d *daemon) stop(t *testing.T) error {
 	return err
 }
 
+// kill ends the server as kill -9 does. Started again it goes on where it was.
+func (d *daemon) kill() {
+	d.stopped = true
+	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
+	<-d.done
+}
+
+// again starts a killed server once more, under another name.
+func (d *daemon) again(t *testing.T, s *site, name string) *daemon {
+	t.Helper()
+	return start(t, s, name, clusterEnv, d.cmd.Args...)
+}
+
 // waitFor polls until ok, or fails the test.
 func waitFor(t *testing.T, what string, limit time.Duration, ok func() bool) {
 	t.Helper()
