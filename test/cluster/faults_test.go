@@ -31,7 +31,8 @@ type broken struct {
 
 // TestFaults breaks things at random under load, and repairs them: nothing that
 // was acknowledged may be lost, doubled or changed, and the cluster has to be
-// healthy again by itself. A seed gives the same faults again, not the same
+// healthy again by itself. Half of the mailboxes have their larger bodies in an
+// erasure-coded pool. A seed gives the same faults again, not the same
 // moments.
 func TestFaults(t *testing.T) {
 	seed := *faultSeed
@@ -41,19 +42,22 @@ func TestFaults(t *testing.T) {
 	t.Logf("seed %d", seed)
 	b := &broken{cluster: bareCluster(t), r: rand.New(rand.NewPCG(seed, 0))}
 	b.net = newNetwork(t)
-	for i := range 3 {
+	const osds = 4
+	for i := range osds {
 		b.disk(fmt.Sprint("osd.", i))
 	}
-	b.found(3)
+	b.found(osds)
 	b.mons = append(b.mons, b.all[0], b.addMon("mon.b"), b.addMon("mon.c"))
-	b.osds = b.all[1:4:4]
-	b.healthy(3)
+	b.osds = b.all[1 : 1+osds : 1+osds]
+	b.healthy(osds)
+	b.run("pool", "create", "coded", "--type", "erasure", "--k", "2", "--m", "2", "--pgs", "16", "--conf", b.admin)
 	b.p = newPost(t)
 	var points []string
 	for _, name := range []string{"mx1", "mx2"} {
 		point, d := b.cluster.mount(name, "timeout=10s")
 		points, b.mounts = append(points, point), append(b.mounts, d)
 		b.p.work(point, name, 2, seed)
+		b.run("pool", "set", "/example.org/"+name+"-0", "coded", "--conf", b.admin)
 	}
 	b.p.goesOn(b.cluster, "at first")
 	kinds := []func() string{
@@ -72,9 +76,12 @@ func TestFaults(t *testing.T) {
 		b.repair = nil
 		b.p.goesOn(b.cluster, "after it was repaired")
 	}
-	b.healthy(3)
+	b.healthy(osds)
 	b.p.goesOn(b.cluster, "in the end")
 	b.p.end()
+	if b.poolUse()["coded"] == 0 {
+		t.Error("nothing was written in shards")
+	}
 	t.Logf("%d faults; %s", faults, b.p)
 	for _, point := range points {
 		b.p.verify(point)
