@@ -42,6 +42,17 @@ func (o *OSD) SetMap(m *objstore.Map) error {
 	return o.record(nil)
 }
 
+// started is the zero of times that must not jump as the clock may.
+var started = time.Now()
+
+// stallTime is how long time may stand still in the groups without anybody having
+// to mind: less than the others take to have another leader.
+const stallTime = 1500 * time.Millisecond
+
+// stalled says that time stands still in the groups, as when a disk hangs: others may
+// lead them since, and nobody here steps down.
+func (o *OSD) stalled() bool { return int64(time.Since(started))-o.ticked.Load() > int64(stallTime) }
+
 // tickLoop drives time in all groups.
 func (o *OSD) tickLoop(ctx context.Context) error {
 	tick := time.NewTicker(tickEvery)
@@ -52,6 +63,7 @@ func (o *OSD) tickLoop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		o.ticked.Store(int64(time.Since(started)))
 		now, m := o.ticks.Add(1), o.Map()
 		o.lapse(now)
 		for _, g := range o.hosted() {

@@ -114,6 +114,7 @@ type OSD struct {
 	table   chunkTable
 	cmap    atomic.Pointer[objstore.Map]
 	ticks   atomic.Int64
+	ticked  atomic.Int64 // when the last tick began, in nanoseconds since started
 
 	makeMu sync.Mutex        // while a group is made or removed; before group.mu
 	terms  map[uint32]uint64 // of groups without a state here that may not go back in time

@@ -82,12 +82,15 @@ func (o *OSD) Subscribe(session uint64) (*Subscription, error) {
 // ID is the stream's number, for leases.
 func (s *Subscription) ID() uint64 { return s.id }
 
-// Heard takes in a sign of life.
+// Heard takes in a sign of life. It is not answered while the OSD is stalled: the
+// client's lease must be over before the next leader lets others go on.
 func (s *Subscription) Heard(beat uint64) {
 	s.mu.Lock()
 	s.heard = s.o.ticks.Load()
 	s.mu.Unlock()
-	s.send(Pushed{Beat: beat})
+	if !s.o.stalled() {
+		s.send(Pushed{Beat: beat})
+	}
 }
 
 // Ack takes in an acknowledgement.

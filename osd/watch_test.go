@@ -451,3 +451,35 @@ func TestNoLockBeforeTheRecord(t *testing.T) {
 		t.Fatalf("%+v, %v", a, err)
 	}
 }
+
+// TestStalledAnswersNoBeat: while time stands still in the groups, leases are not
+// renewed, for others may lead them.
+func TestStalledAnswersNoBeat(t *testing.T) {
+	f := newFabric(t, 1)
+	o := f.osds[0]
+	sub, err := o.Subscribe(11)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	queued := func() int {
+		sub.mu.Lock()
+		defer sub.mu.Unlock()
+		return len(sub.queue)
+	}
+	g := o.hosted()[0]
+	g.mu.Lock()
+	unlock := sync.OnceFunc(g.mu.Unlock)
+	defer unlock()
+	f.eventually("the ticks stand still", o.stalled)
+	sub.Heard(1)
+	if queued() != 0 {
+		t.Error("a beat is answered by who does not know that it leads")
+	}
+	unlock()
+	f.eventually("the ticks go on", func() bool { return !o.stalled() })
+	sub.Heard(2)
+	if list, err := sub.Next(t.Context()); err != nil || len(list) != 1 || list[0].Beat != 2 {
+		t.Errorf("answered with %v, %v", list, err)
+	}
+}
