@@ -202,7 +202,7 @@ func (c *cluster) checkMountMetrics(addr string) {
 		c.t.Fatal(err)
 	}
 	told := []string{"pillarbox_build_info"}
-	for _, row := range regexp.MustCompile(`(?m)^.*\| (cluster's )?mount \|.*$`).FindAllString(string(manual), -1) {
+	for _, row := range regexp.MustCompile(`(?m)^.*\| (cluster's )?mount( with .--cache-dir.)? \|.*$`).FindAllString(string(manual), -1) {
 		for _, m := range regexp.MustCompile("`(pillarbox_[a-z_]+)`").FindAllStringSubmatch(row, -1) {
 			told = append(told, m[1])
 		}
