@@ -392,21 +392,20 @@ func TestGroupsSpreadOverNewOSDs(t *testing.T) {
 			t.Fatalf("%s is %v, want %v", name, got, ino)
 		}
 		pg := f.m.Group(ino.Volume())
-		read := false
-		for _, o := range f.all() {
-			ext, err := o.Extents(t.Context(), pg, ino, 0, 1<<30)
-			if err != nil {
-				continue
+		f.eventually("the body of "+name+" can be read", func() bool { // by who leads its group
+			for _, o := range f.all() {
+				ext, err := o.Extents(t.Context(), pg, ino, 0, 1<<30)
+				if err != nil {
+					continue
+				}
+				buf := make([]byte, ext[0].Len)
+				if err := o.ReadChunk(t.Context(), pg, ext[0].Chunk, 0, buf); err != nil {
+					t.Fatal(err)
+				}
+				return true
 			}
-			buf := make([]byte, ext[0].Len)
-			if err := o.ReadChunk(t.Context(), pg, ext[0].Chunk, 0, buf); err != nil {
-				t.Fatal(err)
-			}
-			read = true
-		}
-		if !read {
-			t.Fatal("body not readable")
-		}
+			return false
+		})
 	}
 }
 
