@@ -74,7 +74,8 @@ func mounted(point string) bool {
 	done := make(chan bool, 1)
 	go func() {
 		var a, b unix.Stat_t
-		done <- unix.Stat(point, &a) == nil && unix.Stat(filepath.Dir(point), &b) == nil && a.Dev != b.Dev
+		var fs unix.Statfs_t // which the kernel does not know by itself, as it does for a second the attributes of a dead mount's root
+		done <- unix.Statfs(point, &fs) == nil && unix.Stat(point, &a) == nil && unix.Stat(filepath.Dir(point), &b) == nil && a.Dev != b.Dev
 	}()
 	select {
 	case ok := <-done:
