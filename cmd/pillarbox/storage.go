@@ -134,12 +134,16 @@ func firstStart(ctx context.Context, opt osdOptions) error {
 	return err
 }
 
+func (mem *member) boot(ctx context.Context) (*objstore.Map, error) {
+	return mem.mons.Boot(ctx, objstore.OSDInfo{ID: *mem.conf.OSD, UUID: mem.conf.UUID, Addr: mem.conf.Addr})
+}
+
 // announce says that the OSD is up. Monitors may start after it, as when the power
 // of all comes back.
 func (mem *member) announce(ctx context.Context, log *slog.Logger) (*objstore.Map, error) {
 	told := false
 	for {
-		m, err := mem.mons.Boot(ctx, objstore.OSDInfo{ID: *mem.conf.OSD, UUID: mem.conf.UUID, Addr: mem.conf.Addr})
+		m, err := mem.boot(ctx)
 		if !errors.Is(err, monrpc.ErrAway) || ctx.Err() != nil {
 			return m, err
 		}
@@ -206,7 +210,7 @@ func (mem *member) serveOSD(ctx context.Context, opt osdOptions, log *slog.Logge
 				log.Error("take in the cluster map", "epoch", m.Epoch, "err", err)
 			}
 			if me := m.OSD(id); me != nil && !me.Up { // marked down by mistake
-				if _, err := mem.mons.Boot(ctx, objstore.OSDInfo{ID: id, UUID: mem.conf.UUID, Addr: mem.conf.Addr}); err != nil {
+				if _, err := mem.boot(ctx); err != nil {
 					log.Warn("announce again", "err", err)
 				}
 			}

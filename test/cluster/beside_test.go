@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"pillarbox/test/harness"
 )
 
 var (
@@ -169,7 +171,7 @@ func newCephFuse(c *cluster) string {
 			c.t.Fatal(err)
 		}
 	}
-	mon := freePort(c.t)
+	mon := harness.FreePort(c.t)
 	if err := os.WriteFile(conf, fmt.Appendf(nil, besideCephConf, dir, mon), 0o644); err != nil {
 		c.t.Fatal(err)
 	}

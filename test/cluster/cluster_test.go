@@ -79,7 +79,7 @@ func (c *cluster) found(osds int) {
 	if _, err := c.tryOn("mon.a", "init", "--data", c.path("mon.a"), "--addr", c.addr("mon.a"), "--peer-addr", c.addr("mon.a"), "--conf", c.admin); err != nil {
 		c.t.Fatal(err)
 	}
-	c.metrics = freePort(c.t) // served to its own host only
+	c.metrics = harness.FreePort(c.t) // served to its own host only
 	c.start("mon.a", "mon", "--data", c.path("mon.a"), "--metrics", c.metrics)
 	c.eventually("the monitor answers", func() bool { _, err := c.try("status", "--conf", c.admin); return err == nil })
 	for i := range osds {
@@ -109,7 +109,7 @@ func (c *cluster) addr(daemon string) string {
 	if c.net != nil {
 		return c.net.addr(daemon)
 	}
-	return freePort(c.t)
+	return harness.FreePort(c.t)
 }
 
 // command makes a command that runs on a host, which this machine is without a network.
@@ -122,16 +122,6 @@ func (c *cluster) command(host string, args ...string) *exec.Cmd {
 }
 
 func (c *cluster) path(name string) string { return filepath.Join(c.dir, name) }
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 func (c *cluster) try(args ...string) (string, error) { return c.tryOn("admin", args...) }
 

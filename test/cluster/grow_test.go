@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pillarbox/test/harness"
 )
 
 // TestGrowFromOneHost makes a cluster of a one-host store that has mail in it,
@@ -24,8 +26,8 @@ func TestGrowFromOneHost(t *testing.T) {
 	before.goesOn(c, "on one host")
 	before.end()
 	c.stop(up)
-	addr, osdAddr := freePort(t), freePort(t)
-	grow := []string{"init", "--from", data, "--osd-addr", osdAddr, "--data", c.path("mon.a"), "--addr", addr, "--peer-addr", freePort(t), "--conf", c.admin}
+	addr, osdAddr := harness.FreePort(t), harness.FreePort(t)
+	grow := []string{"init", "--from", data, "--osd-addr", osdAddr, "--data", c.path("mon.a"), "--addr", addr, "--peer-addr", harness.FreePort(t), "--conf", c.admin}
 	up = c.start("up", "up", "--data", data, mount)
 	c.eventually("the mount answers", func() bool { return mounted(mount) })
 	if out, err := c.try(grow...); err == nil || !strings.Contains(err.Error(), "in use") {

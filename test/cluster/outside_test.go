@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pillarbox/objstore/pool"
+	"pillarbox/test/harness"
 )
 
 // TestOutsidePool: two hosts keep large bodies in somebody's bucket and read each
@@ -99,7 +100,7 @@ func TestOutsidePool(t *testing.T) {
 // can be seen, and the settings of a pool in it.
 func (c *cluster) provider() (bucket string, settings []byte) {
 	c.t.Helper()
-	data, point, addr := c.path("provider"), c.path("mnt.provider"), freePort(c.t)
+	data, point, addr := c.path("provider"), c.path("mnt.provider"), harness.FreePort(c.t)
 	if err := os.Mkdir(point, 0o755); err != nil {
 		c.t.Fatal(err)
 	}

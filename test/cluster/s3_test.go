@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pillarbox/test/harness"
 )
 
 // load puts, gets and lists through a load balancer with a client's usual
@@ -73,7 +75,7 @@ func TestGateways(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, front := string(cfg), freePort(t)
+	text, front := string(cfg), harness.FreePort(t)
 	set := func(old, addr string) {
 		if !strings.Contains(text, old) {
 			t.Fatalf("docs/haproxy.cfg has no %s", old)
@@ -83,7 +85,7 @@ func TestGateways(t *testing.T) {
 	set("127.0.0.1:8080", front)
 	var gateways []*daemon
 	for _, name := range []string{"gw1", "gw2"} {
-		conf, addr := c.path("client."+name), freePort(t)
+		conf, addr := c.path("client."+name), harness.FreePort(t)
 		c.run("join", "--conf", conf, c.run("token", "create", "client", "client."+name, "--conf", c.admin))
 		gateways = append(gateways, c.start("s3."+name, "s3", "--conf", conf, "--addr", addr, "--s3-access-log", c.path(name+".access")))
 		set(map[string]string{"gw1": "127.0.0.1:7481", "gw2": "127.0.0.1:7482"}[name], addr)

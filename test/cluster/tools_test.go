@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"pillarbox/test/harness"
 )
 
 // TestMountTools: the commands that ask the process of a cluster's mount.
@@ -24,7 +26,7 @@ func TestMountTools(t *testing.T) {
 		t.Helper()
 		c.eventually("the admin socket answers", func() bool { _, err := c.try("status", point); return err == nil })
 	}
-	metrics, pprof, cache := freePort(t), freePort(t), c.path("cache")
+	metrics, pprof, cache := harness.FreePort(t), harness.FreePort(t), c.path("cache")
 	if err := os.Mkdir(cache, 0o700); err != nil {
 		t.Fatal(err)
 	}

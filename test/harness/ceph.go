@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -64,9 +63,9 @@ const (
 // StartCeph starts one. secure: who has no key is refused.
 func StartCeph(t *testing.T, secure bool) *Ceph {
 	t.Helper()
-	c := &Ceph{t: t, dir: t.TempDir(), Gateway: freePort(t)}
+	c := &Ceph{t: t, dir: t.TempDir(), Gateway: FreePort(t)}
 	c.Conf, c.Keyring = c.file("ceph.conf"), c.file("keyring")
-	mon, auth := freePort(t), "none"
+	mon, auth := FreePort(t), "none"
 	if secure {
 		auth = "cephx"
 	}
@@ -168,14 +167,4 @@ func (c *Ceph) eventually(what string, ok func() bool) {
 			c.t.Fatalf("%s: not within two minutes", what)
 		}
 	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

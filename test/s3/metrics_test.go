@@ -8,12 +8,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"pillarbox/test/harness"
 )
 
 // TestMetrics: the metrics tell what happened, and docs/monitoring.md names
 // those that there are, and no others.
 func TestMetrics(t *testing.T) {
-	addr := freePort(t)
+	addr := harness.FreePort(t)
 	s := newSite(t, "--metrics", addr)
 	s.aws("s3", "mb", "s3://counted")
 	s.aws("s3", "cp", "--quiet", s.write("x", random(5000)), "s3://counted/x")

@@ -37,19 +37,9 @@ type site struct {
 	dir            string // scratch
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func newSite(t *testing.T, args ...string) *site {
 	t.Helper()
-	s := &site{t: t, addr: freePort(t), dir: t.TempDir()}
+	s := &site{t: t, addr: harness.FreePort(t), dir: t.TempDir()}
 	s.node = harness.Start(t, harness.Options{Args: append([]string{"--s3", s.addr}, args...)})
 	s.newKey("s3", "user", "create", "alice")
 	return s
